@@ -1,0 +1,139 @@
+"""A connection to Ray: the cluster that is named, the one this process is in, or one of our own.
+
+Stops only what it started. Local Rays run without dashboard and send no usage reports; those of a
+cluster are its own affair (``ops/`` starts it without). Knows nothing of trainings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+from ray.exceptions import RayError
+
+from fleet.cluster.plan import Node, Resources
+from fleet.errors import ClusterError
+
+REACH_SECONDS = 5.0
+CLIENT_PORT = 10001
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A running Ray that this process is connected to."""
+
+    address: str
+    """The cluster's address, or ``local``."""
+    started: bool
+    """Whether it is ours and ends with us."""
+
+    @property
+    def resources(self) -> Resources:
+        """What the machines that are there now can do."""
+        return Resources(
+            tuple(
+                Node(float(node["Resources"].get("CPU", 0)), float(node["Resources"].get("GPU", 0)))
+                for node in ray.nodes()
+                if node["Alive"]
+            )
+        )
+
+
+@contextmanager
+def connect(
+    address: str | None = None, *, cpus: int | None = None, telemetry: bool = False
+) -> Iterator[Session]:
+    """Connect for the length of a ``with`` block.
+
+    ``address`` is ``host:port`` on a machine of that cluster, or ``ray://host:10001`` from anywhere.
+    Without it: the Ray that this process already uses, else ``RAY_ADDRESS``, else a Ray of our own on
+    this machine with ``cpus`` cores (all of them by default).
+
+    Raises ``ClusterError`` when there is nothing at the address or it does not let us in.
+    """
+    if ray.is_initialized():
+        yield _joined(address)
+        return
+    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    if wanted != "local":
+        check_address(wanted)
+    with _environment({} if telemetry else {"RAY_USAGE_STATS_ENABLED": "0"}):
+        _start(wanted, cpus)
+    try:
+        yield Session(wanted, started=wanted == "local")
+    finally:
+        ray.shutdown()
+
+
+def _joined(address: str | None) -> Session:
+    current = str(ray.get_runtime_context().gcs_address)
+    if address is not None and address != current:
+        raise ClusterError(
+            f"this process already uses the Ray at {current}, not {address}: leave out --address, "
+            "or run the command outside of it"
+        )
+    return Session(current, started=False)
+
+
+def _start(address: str, cpus: int | None) -> None:
+    try:
+        if address == "local":
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if address == "local":
+            raise ClusterError(f"a local Ray does not start: {reason}; its logs are in /tmp/ray") from error
+        raise ClusterError(
+            f"the Ray at {address} does not let this machine in: {reason}. Machines that are not of the "
+            f"cluster connect with ray://HOST:{CLIENT_PORT}; Python, Ray and taskfleet must have the same "
+            "versions as there; a cluster with tokens needs its token in ~/.ray/auth_token"
+        ) from error
+
+
+def check_address(address: str) -> None:
+    """Raise ``ClusterError`` in seconds where Ray would try for a minute."""
+    if address == "auto":
+        return
+    scheme, found, rest = address.rpartition("://")
+    if found and scheme != "ray":
+        raise ClusterError(
+            f"{address} is no Ray address: write host:port, or ray://host:{CLIENT_PORT} "
+            "(an http address is the dashboard's)"
+        )
+    host, colon, port = rest.partition("/")[0].rpartition(":")
+    if not colon or not port.isdigit():
+        raise ClusterError(f"{address} is no Ray address: write host:port, or ray://host:{CLIENT_PORT}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"nothing answers at {address} ({error}): is the cluster up (`ray status` on its head) and the "
+            "port open? Leave out --address and RAY_ADDRESS to train on this machine"
+        ) from error
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set what is not set already, and put it back: Ray reads its settings from the environment."""
+    ours = [key for key in values if key not in os.environ]
+    os.environ.update({key: values[key] for key in ours})
+    try:
+        yield
+    finally:
+        for key in ours:
+            with contextlib.suppress(KeyError):
+                del os.environ[key]

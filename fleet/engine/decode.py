@@ -1,0 +1,295 @@
+"""The scheduler: answers for a mixed batch of jobs that join and leave at every step.
+
+A step feeds each running job its pending tokens (the suffix at first, later the chosen token with the
+forced ones behind it), through the frozen trunk and, with the job's adapter, through the rest. Then the
+constraint says which tokens may follow: none has to be computed when one is possible, only the allowed
+rows of the head are multiplied when few are. Knows nothing of routing, versions or training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fleet.engine.adapters import AdapterBank
+from fleet.engine.constraint import Constraint
+from fleet.engine.gemma import Batch, Cache, Gemma
+from fleet.engine.specs import TextSpec
+from fleet.engine.trunk import TrunkState
+
+KEPT_LOGITS = 256
+"""Logits kept per branching point for calibration: beyond the top few the probabilities vanish."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One job for one expert, ready to be answered."""
+
+    job_id: str
+    state: TrunkState
+    suffix: tuple[int, ...]
+    constraint: Constraint
+    slot: int
+    """The expert's place in the bank; -1 is the bare base."""
+    max_output_tokens: int
+    first_layer: int
+    """The first layer that the expert adapts; below the trunk's depth the trunk states are of no use."""
+    temperature: float = 1.0
+    """Calibration of the confidence; does not change the answer."""
+    sampling: TextSpec = field(default_factory=TextSpec)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What came of a request. ``error`` is set when the expert failed; then there is no value."""
+
+    job_id: str
+    value: Any
+    text: str
+    tokens: int
+    """Output tokens, the end token included."""
+    confidence: float
+    """Product of the renormalised, calibrated probabilities at the branching points."""
+    truncated: bool
+    computed_steps: int
+    forced_tokens: int
+    head_rows: int
+    """Head rows multiplied for this answer in all."""
+    branches: tuple[tuple[Tensor, int], ...]
+    """Per branching point the (largest) logits of the allowed tokens and the index of the chosen one."""
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class _Running:
+    request: Request
+    row: int
+    pending: list[int]
+    trunk_past: int = 0
+    rest_past: int = 0
+    output: list[int] = field(default_factory=list)
+    steps: int = 0
+    forced: int = 0
+    head_rows: int = 0
+    log_confidence: float = 0.0
+    branches: list[tuple[Tensor, int]] = field(default_factory=list)
+    generator: torch.Generator | None = None
+    error: str | None = None
+    truncated: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether this job goes through all layers with its adapter, the trunk's included."""
+        return self.request.first_layer < self.request.state.depth
+
+
+class Scheduler:
+    """Continuous batching over one base and one bank; one thread calls ``step`` in a loop."""
+
+    def __init__(self, model: Gemma, bank: AdapterBank | None, depth: int, *, max_rows: int = 32) -> None:
+        self._model = model
+        self._bank = bank
+        self._depth = depth
+        self._max_rows = max_rows
+        self._cache = Cache(model.config, dtype=model.dtype, device=model.device)
+        self._waiting: deque[Request] = deque()
+        self._running: list[_Running] = []
+        self._free_rows = list(range(max_rows - 1, -1, -1))
+
+    def submit(self, request: Request) -> None:
+        if request.state.depth != self._depth:
+            raise ValueError(f"trunk states of depth {request.state.depth}, the scheduler works with {self._depth}")
+        self._waiting.append(request)
+
+    def cancel(self, job_id: str) -> bool:
+        """Drop a waiting or running job; its place is free for the next step. False if unknown."""
+        for request in self._waiting:
+            if request.job_id == job_id:
+                self._waiting.remove(request)
+                return True
+        for running in self._running:
+            if running.request.job_id == job_id:
+                self._release(running)
+                return True
+        return False
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def run(self, requests: Sequence[Request]) -> list[Completion]:
+        """Answer all; results in the order given (job ids must differ)."""
+        for request in requests:
+            self.submit(request)
+        done: dict[str, Completion] = {}
+        while self.busy:
+            done.update((completion.job_id, completion) for completion in self.step())
+        return [done[request.job_id] for request in requests]
+
+    @torch.inference_mode()
+    def step(self) -> list[Completion]:
+        """One forward pass for everything that runs; the jobs that ended with it."""
+        finished = self._admit()
+        for whole in (False, True):
+            group = [running for running in self._running if running.whole == whole]
+            if group:
+                # Rows of one expert stand together: one group of products for each.
+                group.sort(key=lambda running: running.request.slot)
+                self._choose(group, self._forward(group, whole))
+        for running in list(self._running):
+            if running.error or running.truncated or running.request.constraint.done:
+                self._release(running)
+                finished.append(_complete(running))
+        return finished
+
+    def _admit(self) -> list[Completion]:
+        finished = []
+        while self._waiting and self._free_rows:
+            request = self._waiting.popleft()
+            running = _Running(request, self._free_rows.pop(), list(request.suffix))
+            sampling = request.sampling
+            if sampling.temperature > 0:
+                running.generator = torch.Generator().manual_seed(sampling.seed)
+            _force(running)
+            if running.truncated or request.constraint.done:
+                self._free_rows.append(running.row)
+                finished.append(_complete(running))
+                continue
+            self._running.append(running)
+        return finished
+
+    def _release(self, running: _Running) -> None:
+        self._running.remove(running)
+        self._free_rows.append(running.row)
+        if running.error:
+            # A masked key still multiplies its value by zero, and zero times NaN is NaN.
+            for held in (*self._cache.k, *self._cache.v):
+                held[running.row].zero_()
+
+    def _forward(self, group: list[_Running], whole: bool) -> Tensor:
+        """Normed hidden state ``[B, D]`` of each job's last token."""
+        model, depth, top = self._model, self._depth, self._model.config.layers
+        fresh = [running for running in group if running.rest_past == 0]
+        for running in fresh:
+            if not whole:
+                state = running.request.state
+                running.trunk_past = len(state.ids)
+            else:
+                running.pending = [*running.request.state.ids, *running.pending]
+        longest = max(running.trunk_past + len(running.pending) for running in group)
+        self._cache.reserve(self._max_rows, -(-longest // 64) * 64)
+        rows = torch.tensor([running.row for running in group], device=model.device)
+        ids = torch.tensor([i for running in group for i in running.pending], device=model.device)
+        new = [len(running.pending) for running in group]
+        h = model.embed(ids)
+        if not whole:
+            for running in fresh:
+                for layer, (k, v) in enumerate(running.request.state.keys):
+                    self._cache.put(layer, running.row, k, v)
+            batch = Batch.of(new, [running.trunk_past for running in group], model.device)
+            h = model.run(h, batch, (0, depth), cache=self._cache, cache_rows=rows)
+            parts = []
+            for running, part in zip(group, h.split(new), strict=True):
+                parts += [running.request.state.hidden, part] if running.rest_past == 0 else [part]
+            h = torch.cat(parts)
+            new = [
+                n + (len(running.request.state.ids) if running.rest_past == 0 else 0)
+                for running, n in zip(group, new, strict=True)
+            ]
+        batch = Batch.of(new, [running.rest_past for running in group], model.device)
+        adapters = None
+        if self._bank is not None:
+            slots = [running.request.slot for running in group]
+            adapters = self._bank.select(slots, batch, dtype=model.dtype)
+        first = 0 if whole else depth
+        h = model.run(h, batch, (first, top), adapters=adapters, cache=self._cache, cache_rows=rows)
+        for running, n in zip(group, new, strict=True):
+            running.rest_past += n
+            running.trunk_past = running.rest_past
+            running.pending = []
+            running.steps += 1
+        return model.norm(h[batch.last])
+
+    def _choose(self, group: list[_Running], h: Tensor) -> None:
+        """Pick each job's next token from the allowed rows of the head, then what it forces."""
+        allowed = [running.request.constraint.allowed() for running in group]
+        shared: dict[int, list[int]] = {}
+        for i, ids in enumerate(allowed):
+            shared.setdefault(0 if ids is None else id(ids), []).append(i)
+        for members in shared.values():
+            ids = allowed[members[0]]
+            logits = self._model.logits(h[members], None if ids is None else ids.to(self._model.device)).cpu()
+            for i, scores in zip(members, logits, strict=True):
+                mask = group[i].request.constraint.mask() if ids is None else None
+                self._take(group[i], ids, scores, mask)
+
+    def _take(self, running: _Running, ids: Tensor | None, scores: Tensor, mask: Tensor | None) -> None:
+        running.head_rows += len(scores)
+        if not bool(torch.isfinite(scores).all()):
+            running.error = "the expert computed NaN or infinity"
+            return
+        if mask is not None:
+            # A head may have more rows than the tokenizer has tokens; none of those may be chosen.
+            places = mask[: len(scores)].nonzero()[:, 0]
+            scores = torch.full_like(scores, -math.inf).index_copy(0, places, scores[places])
+        sampling = running.request.sampling
+        index = _sample(scores, sampling, running.generator) if running.generator else int(scores.argmax())
+        calibrated = torch.log_softmax(scores / running.request.temperature, dim=-1)
+        running.log_confidence += float(calibrated[index])
+        if len(scores) <= KEPT_LOGITS:
+            running.branches.append((scores, index))
+        else:
+            top, places = scores.topk(KEPT_LOGITS)
+            found = (places == index).nonzero()
+            running.branches.append((top, int(found[0]) if len(found) else KEPT_LOGITS - 1))
+        token = index if ids is None else int(ids[index])
+        running.request.constraint.advance(token)
+        running.output.append(token)
+        running.pending.append(token)
+        _force(running)
+
+
+def _force(running: _Running) -> None:
+    """Append what the constraint dictates, and close the answer when the limit has come."""
+    constraint, limit = running.request.constraint, running.request.max_output_tokens
+    if not constraint.done:
+        tokens = constraint.forced()
+        running.forced += len(tokens)
+        running.output += tokens
+        running.pending += tokens
+    if not constraint.done and len(running.output) >= limit:
+        running.output += constraint.close()
+        running.truncated = True
+
+
+def _sample(scores: Tensor, sampling: TextSpec, generator: torch.Generator) -> int:
+    """Nucleus sampling (arXiv:1904.09751) at a temperature."""
+    probabilities = torch.softmax(scores / sampling.temperature, dim=-1)
+    ordered, order = probabilities.sort(descending=True)
+    kept = int((ordered.cumsum(0) - ordered < sampling.top_p).sum())
+    choice = torch.multinomial(ordered[:kept], 1, generator=generator)
+    return int(order[choice])
+
+
+def _complete(running: _Running) -> Completion:
+    constraint = running.request.constraint
+    value = None if running.error else constraint.value()
+    return Completion(
+        job_id=running.request.job_id,
+        value=value,
+        text="" if running.error else constraint.text(),
+        tokens=len(running.output),
+        confidence=math.exp(running.log_confidence),
+        truncated=running.truncated,
+        computed_steps=running.steps,
+        forced_tokens=running.forced,
+        head_rows=running.head_rows,
+        branches=tuple(running.branches),
+        error=running.error,
+    )

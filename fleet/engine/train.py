@@ -1,0 +1,453 @@
+"""The one training loop: a cohort of tasks over one frozen base, each as if it were alone.
+
+Every optimiser step takes the next batch of every task that still runs, packs the rows into
+micro-batches of similar length and lets each slot's gradient flow into its own matrices. Learning
+rate, clipping, AdamW state, data order, early stopping and failure are per task. The frozen layers
+below the first adapted one are computed once per row and kept. Knows nothing of manifests, Ray or MLflow.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fleet.engine.adapters import Adapter, AdapterBank
+from fleet.engine.base import Base
+from fleet.engine.checkpoint import TaskState, load_checkpoint, save_checkpoint
+from fleet.engine.gemma import Batch, Gemma
+from fleet.engine.loss import head_loss
+from fleet.engine.prompt import Renderer, TokenRow
+from fleet.engine.specs import Example, TaskSpec, TextSpec
+from fleet.engine.trunk import batches
+from fleet.errors import TrainingError
+
+log = logging.getLogger(__name__)
+
+MICRO_TOKENS = 2048
+"""Tokens of one forward and backward pass; bounds the memory, changes no result beyond rounding."""
+KEPT_TRUNK_TOKENS = 1_000_000
+"""Trunk states kept across epochs; 1.3 GB at 640 bf16 values a token. What is over is recomputed."""
+BETAS = (0.9, 0.999)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainTask:
+    """One task of a cohort; ``validate`` says how good the adapter in a slot is on held-out rows."""
+
+    spec: TaskSpec
+    train: Sequence[Example]
+    validate: Callable[[AdapterBank, int], Validation]
+    key: str = ""
+    """What makes this training this one; part of the checkpoint's place."""
+
+    @property
+    def checkpoint_name(self) -> str:
+        return f"{self.spec.name}/{self.key}" if self.key else self.spec.name
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """``metric`` is the task's own, in its own direction; ``loss`` breaks ties (mean nats per token)."""
+
+    metric: float
+    loss: float
+    higher_is_better: bool = True
+
+    def better_than(self, other: Validation | None) -> bool:
+        if other is None:
+            return True
+        mine, theirs = (self.metric, other.metric) if self.higher_is_better else (-self.metric, -other.metric)
+        return (mine, -self.loss) > (theirs, -other.loss)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one task of the cohort is doing now; ``tokens_per_second`` is the cohort's."""
+
+    task: str
+    state: Literal["preparing", "training", "validating", "evaluating", "done", "failed"]
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    metric: float
+    tokens_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """One task's outcome: the best adapter by validation, or the error that ended it."""
+
+    task: str
+    adapter: Adapter | None
+    best: Validation | None
+    curves: dict[str, list[tuple[int, float]]]
+    steps: int
+    tokens: int
+    seconds: float
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class _Member:
+    """A task in training."""
+
+    task: TrainTask
+    slot: int
+    rows: list[TokenRow]
+    plan: list[list[list[int]]]
+    vocabulary: Tensor | None
+    optimiser: torch.optim.AdamW
+    state: TaskState = field(default_factory=TaskState)
+    error: str | None = None
+    torn: bool = False
+    """In the middle of an update: what is in memory now must not become a checkpoint."""
+
+    @property
+    def running(self) -> bool:
+        return self.error is None and not self.state.finished
+
+    @property
+    def steps(self) -> int:
+        return sum(len(epoch) for epoch in self.plan)
+
+
+def train_cohort(
+    base: Base,
+    tasks: Sequence[TrainTask],
+    *,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_checkpoint: Callable[[], None] = lambda: None,
+    micro_tokens: int = MICRO_TOKENS,
+) -> list[TrainResult]:
+    """Train every task; results in the order given, failures among them (one never stops another).
+
+    ``checkpoint`` is a folder that is read at the start, if something is in it, and written every
+    ``checkpoint_seconds`` and at each epoch's end; a run killed and started again with the same
+    arguments gives the same adapters as one that was not, on the CPU bit for bit. ``KeyboardInterrupt``
+    leaves a fresh checkpoint behind.
+
+    Raises ``TrainingError`` when no task can be trained at all, such as for a checkpoint of other tasks.
+    """
+    if len({task.spec.name for task in tasks}) != len(tasks):
+        raise TrainingError("the tasks of a cohort must have different names")
+    return _Cohort(base, tasks, checkpoint, checkpoint_seconds, on_progress, on_checkpoint, micro_tokens).run()
+
+
+class _Cohort:
+    def __init__(
+        self,
+        base: Base,
+        tasks: Sequence[TrainTask],
+        checkpoint: Path | None,
+        checkpoint_seconds: float,
+        on_progress: Callable[[Progress], None],
+        on_checkpoint: Callable[[], None],
+        micro_tokens: int,
+    ) -> None:
+        self.model = base.model
+        self.checkpoint = checkpoint
+        self.checkpoint_seconds = checkpoint_seconds
+        self.on_progress = on_progress
+        self.on_checkpoint = on_checkpoint
+        self.micro_tokens = micro_tokens
+        first = min(task.spec.lora.layers[0] for task in tasks)
+        top = max(task.spec.lora.layers[1] for task in tasks)
+        self.first = first
+        rank = max(task.spec.lora.rank for task in tasks)
+        self.bank = AdapterBank(
+            base.model.config, len(tasks), rank, (first, top), dtype=torch.float32, device=base.model.device
+        )
+        self.trunk = _FrozenRows(base.model, first)
+        renderer = Renderer(base.tokenizer)
+        self.members = [self._member(slot, task, renderer) for slot, task in enumerate(tasks)]
+        self.rate = 0.0
+
+    def _member(self, slot: int, task: TrainTask, renderer: Renderer) -> _Member:
+        spec = task.spec
+        self.bank.initialise(slot, spec.lora, spec.train.seed)
+        optimiser = torch.optim.AdamW(
+            list(self.bank.parameters(slot).values()),
+            lr=spec.train.learning_rate,
+            betas=BETAS,
+            weight_decay=spec.train.weight_decay,
+        )
+        member = _Member(task, slot, [], [], None, optimiser)
+        try:
+            member.rows = [renderer.row(spec, example) for example in task.train]
+        except Exception as error:  # one task's bad row is that task's failure
+            member.error = f"{type(error).__name__}: {error}"
+            return member
+        if not member.rows:
+            member.error = "there are no training rows"
+            return member
+        member.plan = [_epoch(member.rows, spec, epoch) for epoch in range(spec.train.epochs)]
+        if not isinstance(spec.constraint, TextSpec):
+            seen = {token for row in member.rows for token in row.ids}
+            member.vocabulary = torch.tensor(sorted(seen), device=self.model.device)
+        return member
+
+    def run(self) -> list[TrainResult]:
+        self._resume()
+        for member in self.members:
+            if member.running:
+                self.trunk.prepare(member.slot, member.rows)
+        saved = time.monotonic()
+        try:
+            while any(member.running for member in self.members):
+                epoch_ended = self._end_epochs()
+                if epoch_ended or time.monotonic() - saved > self.checkpoint_seconds:
+                    self._save()
+                    saved = time.monotonic()
+                self._step()
+        except KeyboardInterrupt:
+            self._save()
+            raise
+        return [self._result(member) for member in self.members]
+
+    def _step(self) -> None:
+        """One optimiser step of every running task."""
+        started = time.monotonic()
+        active = [member for member in self.members if member.running]
+        if not active:
+            return
+        work = [
+            (member, index)
+            for member in active
+            for index in member.plan[member.state.epoch][member.state.position]
+        ]
+        losses = self._gradients(active, work)
+        seconds = time.monotonic() - started
+        tokens = sum(len(member.rows[index].ids) for member, index in work)
+        self.rate = tokens / seconds if not self.rate else 0.8 * self.rate + 0.2 * tokens / seconds
+        for member in active:
+            self._update(member, losses[member.slot], seconds / len(active))
+
+    def _gradients(self, active: Sequence[_Member], work: Sequence[tuple[_Member, int]]) -> dict[int, float]:
+        """Accumulate each task's gradient of its mean loss per supervised token; those means in nats."""
+        counts = {
+            member.slot: sum(member.rows[i].supervised for m, i in work if m is member) for member in active
+        }
+        losses = dict.fromkeys(counts, 0.0)
+        for member in active:
+            member.optimiser.zero_grad(set_to_none=True)
+        lengths = [len(member.rows[index].ids) for member, index in work]
+        for chunk in batches(lengths, self.micro_tokens):
+            rows = sorted((work[i] for i in chunk), key=lambda item: (item[0].slot, item[1]))
+            total = torch.zeros((), device=self.model.device)
+            for slot, loss in self._losses(rows).items():
+                total = total + loss / counts[slot]
+                losses[slot] += float(loss.detach()) / counts[slot]
+            total.backward()  # type: ignore[no-untyped-call]
+        return losses
+
+    def _losses(self, rows: Sequence[tuple[_Member, int]]) -> dict[int, Tensor]:
+        """Summed loss of each task's supervised tokens in one micro-batch."""
+        tokens = [member.rows[index] for member, index in rows]
+        batch = Batch.of([len(row.ids) for row in tokens], device=self.model.device)
+        h = self.trunk.states([((member.slot, index), row) for (member, index), row in zip(rows, tokens, strict=True)])
+        slots = [member.slot for member, _ in rows]
+        adapters = self.bank.select(slots, batch, dtype=self.model.dtype)
+        h = self.model.run(h, batch, (self.first, self.model.config.layers), adapters=adapters)
+        starts = (torch.cumsum(batch.lengths, 0) - batch.lengths).tolist()
+        positions: dict[int, list[int]] = {}
+        targets: dict[int, list[int]] = {}
+        members = {member.slot: member for member, _ in rows}
+        for slot, row, start in zip(slots, tokens, starts, strict=True):
+            # The hidden state before a token predicts it.
+            positions.setdefault(slot, []).extend(range(start + row.supervised_from - 1, start + len(row.ids) - 1))
+            targets.setdefault(slot, []).extend(row.ids[row.supervised_from :])
+        return {
+            slot: head_loss(
+                self.model,
+                self.model.norm(h[torch.tensor(where, device=h.device)]),
+                torch.tensor(targets[slot], device=h.device),
+                members[slot].vocabulary,
+            )
+            for slot, where in positions.items()
+        }
+
+    def _update(self, member: _Member, loss: float, seconds: float) -> None:
+        spec = member.task.spec.train
+        parameters = list(self.bank.parameters(member.slot).values())
+        norm = torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
+        if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
+            member.error = f"the loss became {loss} at step {member.state.step}; lower training.learning_rate"
+            self._report(member, "failed")
+            return
+        for group in member.optimiser.param_groups:
+            group["lr"] = spec.learning_rate * _schedule(member.state.step, member.steps, spec.warmup)
+        state = member.state
+        member.torn = True
+        member.optimiser.step()
+        state.step += 1
+        state.tokens += sum(len(member.rows[i].ids) for i in member.plan[state.epoch][state.position])
+        state.seconds += seconds
+        state.position += 1
+        state.curve("loss", loss)
+        state.curve("grad_norm", float(norm))
+        member.torn = False
+        self._report(member, "training")
+
+    def _end_epochs(self) -> bool:
+        """Validate the tasks that are at the end of an epoch; whether there were any."""
+        due = [m for m in self.members if m.running and m.state.position == len(m.plan[m.state.epoch])]
+        for member in due:
+            self._validate(member)
+        return bool(due)
+
+    def _validate(self, member: _Member) -> None:
+        """Score the adapter, keep it if it is the best so far, and maybe stop the task."""
+        state = member.state
+        self._report(member, "validating")
+        started = time.monotonic()
+        try:
+            score = member.task.validate(self.bank, member.slot)
+        except Exception as error:  # one task's failing validation is that task's failure
+            log.exception("validation of %s failed", member.task.spec.name)
+            member.error = f"validation failed: {type(error).__name__}: {error}"
+            self._report(member, "failed")
+            return
+        member.torn = True
+        state.seconds += time.monotonic() - started
+        state.curve("validation_metric", score.metric)
+        state.curve("validation_loss", score.loss)
+        best = None if state.best is None else Validation(*state.best, score.higher_is_better)
+        if score.better_than(best):
+            state.best = (score.metric, score.loss)
+            state.best_tensors = dict(self.bank.adapter(member.slot).tensors)
+            state.stale = 0
+        else:
+            state.stale += 1
+        state.epoch += 1
+        state.position = 0
+        state.finished = state.epoch == len(member.plan) or state.stale >= member.task.spec.train.patience
+        member.torn = False
+        self._report(member, "done" if state.finished else "training")
+
+    def _report(self, member: _Member, what: Literal["preparing", "training", "validating", "done", "failed"]) -> None:
+        state = member.state
+        left = sum(
+            sum(len(m.rows[i].ids) for batch in epoch for i in batch)
+            for m in self.members
+            if m.running
+            for epoch in m.plan[m.state.epoch :]
+        )
+        self.on_progress(
+            Progress(
+                task=member.task.spec.name,
+                state=what,
+                step=state.step,
+                steps=member.steps,
+                epoch=state.epoch,
+                loss=state.latest("loss"),
+                metric=state.latest("validation_metric"),
+                tokens_per_second=self.rate,
+                seconds_left=left / self.rate if self.rate else math.nan,
+            )
+        )
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        save_checkpoint(
+            self.checkpoint,
+            {
+                m.task.checkpoint_name: (m.state, self.bank.parameters(m.slot), m.optimiser)
+                for m in self.members
+                if not m.error and not m.torn
+            },
+        )
+        self.on_checkpoint()
+
+    def _resume(self) -> None:
+        if self.checkpoint is not None:
+            for member in self.members:
+                found = load_checkpoint(
+                    self.checkpoint, member.task.checkpoint_name, self.bank.parameters(member.slot), member.optimiser
+                )
+                if found is not None:
+                    member.state = found
+        for member in self.members:
+            self._report(member, "failed" if member.error else "done" if member.state.finished else "preparing")
+
+    def _result(self, member: _Member) -> TrainResult:
+        state, spec = member.state, member.task.spec
+        adapter = None
+        if member.error is None and state.best_tensors is not None:
+            adapter = Adapter(spec.lora, state.best_tensors)
+        best = None if state.best is None else Validation(*state.best)
+        return TrainResult(
+            spec.name, adapter, best, state.curves, state.step, state.tokens, state.seconds, member.error
+        )
+
+
+class _FrozenRows:
+    """Hidden states of training rows below the first adapted layer; kept while there is room.
+
+    A task's rows are computed in the task's own order before the first step, so that neither the
+    cohort's company nor a resumed run changes the rounding.
+    """
+
+    def __init__(self, model: Gemma, first: int) -> None:
+        self._model = model
+        self._first = first
+        self._kept: dict[tuple[int, int], Tensor] = {}
+        self._tokens = 0
+
+    def prepare(self, slot: int, rows: Sequence[TokenRow]) -> None:
+        for chunk in batches([len(row.ids) for row in rows], MICRO_TOKENS):
+            for index, part in zip(chunk, self._compute([rows[i] for i in chunk]), strict=True):
+                if self._tokens + len(part) <= KEPT_TRUNK_TOKENS:
+                    self._tokens += len(part)
+                    # A copy: a slice would keep the whole chunk alive.
+                    self._kept[slot, index] = part.clone()
+
+    def states(self, rows: Sequence[tuple[tuple[int, int], TokenRow]]) -> Tensor:
+        """Packed ``[M, D]`` for rows named by (slot, index)."""
+        missing = [(key, row) for key, row in rows if key not in self._kept]
+        made = dict(zip((key for key, _ in missing), self._compute([row for _, row in missing]), strict=True))
+        return torch.cat([self._kept[key] if key in self._kept else made[key] for key, _ in rows])
+
+    def _compute(self, rows: Sequence[TokenRow]) -> tuple[Tensor, ...]:
+        if not rows:
+            return ()
+        lengths = [len(row.ids) for row in rows]
+        with torch.no_grad():
+            ids = torch.tensor([i for row in rows for i in row.ids], device=self._model.device)
+            batch = Batch.of(lengths, device=self._model.device)
+            return self._model.run(self._model.embed(ids), batch, (0, self._first)).split(lengths)
+
+
+def _epoch(rows: Sequence[TokenRow], spec: TaskSpec, epoch: int) -> list[list[int]]:
+    """One epoch's optimiser steps as lists of row indices; depends on seed and epoch alone."""
+    generator = torch.Generator().manual_seed(spec.train.seed * 1_000_003 + epoch)
+    plan: list[list[int]] = []
+    tokens = 0
+    for index in torch.randperm(len(rows), generator=generator).tolist():
+        length = len(rows[index].ids)
+        if not plan or tokens + length > spec.train.batch_tokens:
+            plan.append([])
+            tokens = 0
+        plan[-1].append(index)
+        tokens += length
+    return plan
+
+
+def _schedule(step: int, steps: int, warmup: float) -> float:
+    """Linear warm-up over the first share of all steps, then linear decay to zero."""
+    rising = max(1, round(steps * warmup))
+    if step < rising:
+        return (step + 1) / rising
+    return (steps - step) / max(1, steps - rising)

@@ -1,0 +1,381 @@
+"""One process that answers: base, router, champions. No cluster, no server.
+
+The trunk runs once per job: the router reads its states and the chosen expert goes on from them.
+Experts are loaded when first needed, by digest, and checked before they may answer; one that fails is
+quarantined with its reason and disturbs no other. Which versions are champions is resolved once, when
+the host is opened.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fleet.engine.adapters import Adapter, AdapterBank
+from fleet.engine.base import Base
+from fleet.engine.constraint import ConstraintCompiler
+from fleet.engine.decode import Completion, Request, Scheduler
+from fleet.engine.expert import ExpertCard, check_fits, read_expert, self_check
+from fleet.engine.prompt import Renderer, render_job
+from fleet.engine.specs import PromptSpec, TaskSpec, TextSpec
+from fleet.engine.trunk import TrunkState, run_trunk
+from fleet.errors import FleetError, JobError, RegistryError
+from fleet.manifest import Manifest
+from fleet.project import Project
+from fleet.recipe import task_spec
+from fleet.registry.store import ROUTER, Registry, VersionInfo
+from fleet.routing.artifact import load_router
+from fleet.routing.decision import Decision
+from fleet.routing.explain import explain
+from fleet.routing.head import Router
+from fleet.stores import artifact_cache, open_base, open_registry
+
+log = logging.getLogger(__name__)
+
+ROUTED_TOKENS = 8192
+"""Longest job that is looked at at all; an expert's own limit is usually lower."""
+BATCH_JOBS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One incoming piece of work: a text or named fields, perhaps for a named task."""
+
+    id: str
+    text: str | None = None
+    fields: Mapping[str, str] | None = None
+    task: str | None = None
+
+    def named_fields(self) -> Mapping[str, str]:
+        """The fields; a bare text is the field ``text``. Raises ``JobError`` when there is neither."""
+        if self.fields is not None:
+            return self.fields
+        if self.text is None:
+            raise JobError("the job has neither a text nor fields")
+        return {"text": self.text}
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Which exact weights answered, and what it took."""
+
+    task: str
+    version: int
+    digest: str
+    base_fingerprint: str
+    router_version: int | None
+    decision: str
+    confidence: float
+    input_tokens: int
+    output_tokens: int
+    milliseconds: Mapping[str, float]
+    """By stage, of the batch that the job travelled in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    task: str
+    value: Any
+    text: str
+    confidence: float
+    truncated: bool
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a job: a decision, and answers or the reason why there is none."""
+
+    id: str
+    decision: Decision | None
+    answers: tuple[Answer, ...] = ()
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class _Expert:
+    info: VersionInfo
+    spec: TaskSpec
+    card: ExpertCard
+    adapter: Adapter
+    slot: int
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A job on its way through the stages."""
+
+    job: Job
+    fields: Mapping[str, str]
+    text: str
+    ids: list[int]
+    state: TrunkState | None = None
+    decision: Decision | None = None
+    tasks: tuple[str, ...] = ()
+    answers: list[Answer] = field(default_factory=list)
+    error: str | None = None
+
+
+class Host:
+    """Champions of one registry over one base. Not for concurrent use by threads."""
+
+    def __init__(
+        self,
+        base: Base,
+        registry: Registry,
+        champions: Mapping[str, VersionInfo],
+        router: Router | None,
+        router_version: int | None,
+        *,
+        depth: int,
+        cache: Path,
+    ) -> None:
+        self.base = base
+        self.champions = dict(champions)
+        self.router = router
+        self.router_version = router_version
+        self.quarantined: dict[str, str] = {}
+        self._registry = registry
+        self._depth = depth
+        self._cache = cache
+        self._renderer = Renderer(base.tokenizer)
+        self._compiler = ConstraintCompiler(base.tokenizer)
+        self._experts: dict[str, _Expert] = {}
+        self._bank: AdapterBank | None = None
+
+    @classmethod
+    def open(cls, project: Project) -> Host:
+        """The project's champions and router as they are now.
+
+        Raises ``RegistryError`` when there is no champion at all.
+        """
+        registry = open_registry(project)
+        champions = registry.champions()
+        known_router = champions.pop(ROUTER, None)
+        if not champions:
+            raise RegistryError("no task has a champion yet: train some (fleet train-all), or fleet promote one")
+        base = open_base(project)
+        cache = artifact_cache(project)
+        router = None
+        if known_router is not None:
+            router = load_router(registry.fetch(known_router, cache), digest=known_router.digest)
+            router.check_base(base.fingerprint)
+        return cls(
+            base,
+            registry,
+            champions,
+            router,
+            None if known_router is None else known_router.version,
+            depth=project.config.trunk_layers,
+            cache=cache,
+        )
+
+    def answer(self, jobs: Sequence[Job], *, top: int = 1) -> list[Result]:
+        """Route and answer jobs, in their order; a bad job is its own result's error.
+
+        With ``top`` above 1 the likeliest so many experts answer from the same trunk states.
+        """
+        results: list[Result] = []
+        for start in range(0, len(jobs), BATCH_JOBS):
+            results += self._answer_batch(jobs[start : start + BATCH_JOBS], top)
+        return results
+
+    def explain(self, job: Job, *, neighbours: int = 3) -> dict[str, Any]:
+        """Why the router decides on a job as it does. Raises ``JobError`` or ``RegistryError``."""
+        if self.router is None:
+            raise RegistryError("there is no router yet: fleet router fit")
+        asked = self._ask(job)
+        if asked.error:
+            raise JobError(asked.error)
+        (state,) = run_trunk(self.base.model, self._depth, [asked.ids], taps=self.router.taps)
+        return explain(self.router, state.means, neighbours=neighbours)
+
+    def _answer_batch(self, jobs: Sequence[Job], top: int) -> list[Result]:
+        asked = [self._ask(job) for job in jobs]
+        clock = _Clock()
+        going = [a for a in asked if a.error is None]
+        taps = () if self.router is None else self.router.taps
+        for a, state in zip(going, run_trunk(self.base.model, self._depth, [a.ids for a in going], taps=taps), strict=True):
+            a.state = state
+        clock.lap("trunk")
+        self._decide(going, top)
+        clock.lap("route")
+        self._complete([a for a in going if a.error is None], clock)
+        return [Result(a.job.id, a.decision, tuple(a.answers), a.error) for a in asked]
+
+    def _ask(self, job: Job) -> _Asked:
+        try:
+            fields = job.named_fields()
+            if job.task is not None and job.task not in self.champions:
+                raise JobError(self._no_such_task(job.task))
+            text = render_job(PromptSpec(tuple(fields) or ("text",), " "), fields)
+            ids = self._renderer.job_ids(text)
+            if len(ids) > ROUTED_TOKENS:
+                raise JobError(f"the job has {len(ids)} tokens, at most {ROUTED_TOKENS} are read: shorten it")
+        except JobError as error:
+            return _Asked(job, {}, "", [], error=str(error))
+        return _Asked(job, fields, text, ids)
+
+    def _no_such_task(self, task: str) -> str:
+        near = difflib.get_close_matches(task, self.champions, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(sorted(self.champions))}"
+        return f"no champion for a task called {task}{hint}"
+
+    def _decide(self, going: Sequence[_Asked], top: int) -> None:
+        free = [a for a in going if a.job.task is None]
+        for a in going:
+            if a.job.task is not None:
+                a.decision = Decision.forced(a.job.task)
+                a.tasks = (a.job.task,)
+        if free and self.router is None:
+            for a in free:
+                a.error = "there is no router yet: name the task (--task), or fit one (fleet router fit)"
+            return
+        if free and self.router is not None:
+            means = [a.state.means for a in free if a.state is not None]
+            for a, decision in zip(free, self.router.decide(means, known=frozenset(self.champions)), strict=True):
+                a.decision = decision
+                if decision.kind == "route" and decision.task is not None:
+                    ranked = [task for task, _ in decision.scores if task != decision.task]
+                    a.tasks = (decision.task, *ranked[: top - 1])
+                elif decision.kind == "clarify" and top > 1:
+                    a.tasks = decision.tasks[:top]
+
+    def _complete(self, going: Sequence[_Asked], clock: _Clock) -> None:
+        experts: dict[str, _Expert] = {}
+        for task in sorted({task for a in going for task in a.tasks}):
+            try:
+                experts[task] = self._expert(task)
+            except FleetError as error:
+                self.quarantined[task] = str(error)
+                log.error("%s is quarantined: %s", task, error)
+        clock.lap("load")
+        requests: list[Request] = []
+        origin: list[tuple[_Asked, _Expert, int]] = []
+        for a in going:
+            for task in a.tasks:
+                if task not in experts:
+                    a.error = f"{task} is quarantined: {self.quarantined[task]}"
+                    continue
+                try:
+                    request = self._request(a, experts[task], len(requests))
+                except JobError as error:
+                    a.error = str(error)
+                    continue
+                requests.append(request)
+                origin.append((a, experts[task], len(request.state.ids)))
+        completions = Scheduler(self.base.model, self._bank, self._depth).run(requests)
+        clock.lap("expert")
+        for (a, expert, tokens), completion in zip(origin, completions, strict=True):
+            if completion.error:
+                self.quarantined[expert.info.task] = completion.error
+                self._experts.pop(expert.info.task, None)
+                a.error = f"{expert.info.task} is quarantined: {completion.error}"
+            else:
+                a.answers.append(self._receive(a, expert, completion, tokens, clock))
+
+    def _request(self, a: _Asked, expert: _Expert, number: int) -> Request:
+        spec = expert.spec
+        fields = a.fields
+        if len(spec.prompt.fields) == 1 and len(fields) == 1:
+            # A bare text goes into the one field that there is, whatever its name.
+            fields = {spec.prompt.fields[0]: next(iter(fields.values()))}
+        text = render_job(spec.prompt, fields)
+        state = a.state
+        assert state is not None
+        if text != a.text:
+            ids = self._renderer.job_ids(text)
+            (state,) = run_trunk(self.base.model, self._depth, [ids])
+        if len(state.ids) > spec.max_input_tokens:
+            raise JobError(
+                f"the job has {len(state.ids)} tokens, {spec.name} takes {spec.max_input_tokens}: "
+                "shorten it, or raise serving.max_input_tokens and train again"
+            )
+        return Request(
+            job_id=str(number),
+            state=state,
+            suffix=tuple(self._renderer.suffix_ids(spec.prompt.suffix)),
+            constraint=self._compiler.start(spec.constraint, text),
+            slot=expert.slot,
+            max_output_tokens=spec.max_output_tokens,
+            first_layer=spec.lora.layers[0],
+            temperature=expert.card.temperature,
+            sampling=spec.constraint if isinstance(spec.constraint, TextSpec) else TextSpec(),
+        )
+
+    def _receive(self, a: _Asked, expert: _Expert, completion: Completion, tokens: int, clock: _Clock) -> Answer:
+        assert a.decision is not None
+        receipt = Receipt(
+            task=expert.info.task,
+            version=expert.info.version,
+            digest=expert.info.digest,
+            base_fingerprint=self.base.fingerprint,
+            router_version=None if a.job.task is not None else self.router_version,
+            decision=a.decision.kind if a.job.task is None else "forced",
+            confidence=completion.confidence,
+            input_tokens=tokens,
+            output_tokens=completion.tokens,
+            milliseconds=clock.milliseconds,
+        )
+        return Answer(
+            expert.info.task, completion.value, completion.text, completion.confidence, completion.truncated, receipt
+        )
+
+    def _expert(self, task: str) -> _Expert:
+        """The loaded, checked champion of a task. Raises ``FleetError`` when it must not answer."""
+        if task in self._experts:
+            return self._experts[task]
+        info = self.champions[task]
+        adapter, card = read_expert(self._registry.fetch(info, self._cache), digest=info.digest)
+        spec = task_spec(Manifest.model_validate(card.manifest))
+        check_fits(self.base, spec, card)
+        adapter.check(self.base.model.config)
+        bank, slot = self._place(adapter)
+        bank.load(slot, adapter)
+        try:
+            self_check(self.base, bank, slot, spec, card)
+        except FleetError:
+            bank.clear(slot)
+            raise
+        self.quarantined.pop(task, None)
+        expert = self._experts[task] = _Expert(info, spec, card, adapter, slot)
+        return expert
+
+    def _place(self, adapter: Adapter) -> tuple[AdapterBank, int]:
+        """A free slot in a bank that can hold this adapter; the bank is made anew when it cannot."""
+        bank, lora = self._bank, adapter.lora
+        if bank is not None and lora.rank <= bank.rank and bank.layers[0] <= lora.layers[0]:
+            free = [slot for slot, held in enumerate(bank.loras) if held is None]
+            if free:
+                return bank, free[0]
+        first = min([lora.layers[0], self._depth, *([] if bank is None else [bank.layers[0]])])
+        rank = max([lora.rank, *([] if bank is None else [bank.rank])])
+        model = self.base.model
+        grown = AdapterBank(
+            model.config,
+            max(4, 2 * len(self._experts)),
+            rank,
+            (first, model.config.layers),
+            dtype=model.dtype,
+            device=model.device,
+        )
+        for expert in self._experts.values():
+            grown.load(expert.slot, expert.adapter)
+        self._bank = grown
+        return grown, next(slot for slot, held in enumerate(grown.loras) if held is None)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.milliseconds[stage] = round((now - self._last) * 1000, 2)
+        self._last = now

@@ -1,0 +1,169 @@
+"""MLflow's own server on the fleet's store, for as long as a person looks at it.
+
+Two processes instead of the fifteen that ``mlflow server`` starts by itself, no telemetry, bound to
+this machine. They form a process group of their own, so that ending the group leaves no orphan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import urllib3
+
+from fleet.errors import RegistryError
+from fleet.registry.door import as_uri, ensure_store, is_server, redact
+
+_READY_SECONDS = 120.0
+_STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.25
+
+
+@contextmanager
+def ui_server(
+    tracking_uri: str,
+    artifact_root: str | Path,
+    *,
+    log: Path,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    allowed_hosts: str = "",
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run the server; yields its address, once it answers, and its process, and stops it at the end.
+
+    ``port`` 0 takes a free one. ``allowed_hosts`` is what MLflow calls so, needed behind a name.
+    Raises ``RegistryError`` when the port is taken or the server does not come up; its output is in
+    ``log``.
+    """
+    port = _free_port(host, port)
+    root = as_uri(artifact_root)
+    ensure_store(tracking_uri, root)
+    command = [
+        sys.executable, "-m", "mlflow", "server",
+        "--backend-store-uri", tracking_uri,
+        "--default-artifact-root", root,
+        "--host", host, "--port", str(port), "--workers", "1",
+        *(["--allowed-hosts", allowed_hosts] if allowed_hosts else []),
+    ]  # fmt: skip
+    quiet = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true"),
+    }
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **quiet},
+            start_new_session=True,
+        )
+        try:
+            address = f"http://{host}:{port}"
+            _wait_until_ready(server, address, log)
+            yield address, server
+        finally:
+            _stop(server)
+
+
+def serve_ui(
+    tracking_uri: str,
+    artifact_root: str | Path,
+    *,
+    log: Path,
+    on_ready: Callable[[str], None],
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    allowed_hosts: str = "",
+) -> None:
+    """Serve until Ctrl-C or SIGTERM; ``on_ready`` is told the address.
+
+    With a tracking URI that is a server already, tells its address and returns.
+    """
+    if is_server(tracking_uri):
+        on_ready(redact(tracking_uri))
+        return
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        _terminate_as_interrupt(),
+        ui_server(
+            tracking_uri, artifact_root, log=log, host=host, port=port, allowed_hosts=allowed_hosts
+        ) as (address, server),
+    ):
+        on_ready(address)
+        code = server.wait()
+        raise RegistryError(f"the MLflow server ended by itself (code {code}); its last words:\n{_tail(log)}")
+
+
+def _free_port(host: str, port: int) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise RegistryError(
+                f"port {port} on {host} cannot be used ({error.strerror}); choose another (--port)"
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    with urllib3.PoolManager(retries=False, timeout=2.0) as pool:
+        for _ in range(int(_READY_SECONDS / _POLL_SECONDS)):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = server.wait(_POLL_SECONDS)  # the pause between two questions
+                raise RegistryError(
+                    f"the MLflow server did not start (code {code}); its last words:\n{_tail(log)}"
+                )
+            with contextlib.suppress(urllib3.exceptions.HTTPError):
+                if pool.request("GET", f"{address}/health").status == 200:
+                    return
+    raise RegistryError(
+        f"the MLflow server at {address} gave no answer in {_READY_SECONDS:.0f} s; "
+        f"its last words:\n{_tail(log)}"
+    )
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """End the whole group: gently, then for certain, whoever of it is left."""
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(_STOP_SECONDS)
+    finally:  # also when a second Ctrl-C cuts the wait short
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal unwind the stack as Ctrl-C does, stopping the server on the way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers, and only it is interrupted
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tail(log: Path, lines: int = 8) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

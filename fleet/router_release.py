@@ -1,0 +1,81 @@
+"""The router kept in step with the champions: fitted, registered, made champion. Never routes to nobody.
+
+Only tasks that have a champion are routed to. Tasks whose rows have not changed since the router's
+last version are taken over from it without touching the base.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from fleet.data.rows import load_task_rows
+from fleet.engine.base import Base
+from fleet.engine.prompt import render_job
+from fleet.errors import ArtifactError, InputError
+from fleet.project import Project
+from fleet.recipe import task_spec
+from fleet.registry.lifecycle import promote
+from fleet.registry.store import ROUTER, Registry, RunRecord
+from fleet.routing.artifact import load_router, save_router
+from fleet.routing.fit import RouterTask, fit_router
+from fleet.routing.head import Router
+from fleet.stores import artifact_cache
+
+
+def refit_router(project: Project, registry: Registry, base: Callable[[], Base]) -> str:
+    """Fit and promote the router over the present champions; what was done, in a sentence."""
+    champions = set(registry.champions()) - {ROUTER}
+    tasks = [task for name in sorted(champions) if (task := _router_task(project, name)) is not None]
+    if not tasks:
+        return "no task has a champion yet, so there is nothing to route to"
+    current = registry.champion(ROUTER)
+    previous: Router | None = None
+    if current is not None:
+        try:
+            previous = load_router(registry.fetch(current, artifact_cache(project)), digest=current.digest)
+        except ArtifactError:
+            previous = None  # an unusable router is replaced by a fresh fit
+    if previous is not None and current is not None and _same(previous, tasks):
+        return f"unchanged, version {current.version} over {len(tasks)} tasks"
+    loaded = base()
+    router = fit_router(loaded, tasks, previous=previous)
+    with tempfile.TemporaryDirectory(prefix="fleet-router-") as scratch:
+        folder = Path(scratch) / "router"
+        digest = save_router(folder, router)
+        record = RunRecord(
+            params={"tasks": ", ".join(task.name for task in tasks), "taps": str(list(router.taps))},
+            metrics=router.metrics,
+            tags={"base_fingerprint": loaded.fingerprint},
+        )
+        info = registry.log_version(
+            ROUTER, folder, record, {"base_fingerprint": loaded.fingerprint}, kind="router", base=project.config.base
+        )
+    promote(registry, ROUTER, info.version, how="policy", by="policy", reason="fitted over the present champions")
+    return f"version {info.version} ({digest[:12]}) over {len(tasks)} tasks"
+
+
+def _router_task(project: Project, name: str) -> RouterTask | None:
+    """What the router learns of a task; None for a champion that the project no longer declares."""
+    if name not in project.task_names():
+        return None
+    try:
+        manifest = project.task(name)
+        rows = load_task_rows(project.root, manifest)
+    except InputError:
+        return None
+    prompt = task_spec(manifest).prompt
+    texts = [render_job(prompt, row.fields) for row in rows.train]
+    sources = [f"{row.file}:{row.line}" if row.line else row.file for row in rows.train]
+    content = json.dumps([texts, manifest.routing.examples], ensure_ascii=False)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return RouterTask(name, texts, list(manifest.routing.examples), digest, sources)
+
+
+def _same(previous: Router, tasks: list[RouterTask]) -> bool:
+    return previous.data_digests == {task.name: task.data_digest for task in tasks}
+
+

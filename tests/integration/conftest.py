@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from fleet.cluster.session import connect
+from fleet.registry.door import ensure_store
+from fleet.registry.store import Registry
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh SQLite store: its migrations take seconds, so they run once and tests copy the file."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    ensure_store(f"sqlite:///{path}", path.parent.as_uri())
+    return path
+
+
+@pytest.fixture
+def registry(tmp_path: Path, mlflow_template: Path) -> Registry:
+    shutil.copyfile(mlflow_template, tmp_path / "mlflow.db")
+    return Registry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Cluster]:
+    """One Ray for all tests: a head with one core, to which tests add nodes that they may kill."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        head = {
+            "num_cpus": 1,
+            "include_dashboard": False,
+            "object_store_memory": 100_000_000,
+            # A dead node refuses at once and is known after five seconds; a slow one has its ten each time.
+            "_system_config": {"health_check_period_ms": 1000},
+        }
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            with connect(cluster.address):
+                yield cluster
+        finally:
+            cluster.shutdown()
