@@ -95,6 +95,8 @@ class Result:
     decision: Decision | None
     answers: tuple[Answer, ...] = ()
     error: str | None = None
+    bad_job: bool = False
+    """Whether the error is the job's own fault, so that it fails again until the job is mended."""
 
 
 @dataclass(slots=True)
@@ -119,6 +121,7 @@ class _Asked:
     tasks: tuple[str, ...] = ()
     answers: list[Answer] = field(default_factory=list)
     error: str | None = None
+    bad_job: bool = False
 
 
 class Host:
@@ -206,7 +209,7 @@ class Host:
         self._decide(going, top)
         clock.lap("route")
         self._complete([a for a in going if a.error is None], clock)
-        return [Result(a.job.id, a.decision, tuple(a.answers), a.error) for a in asked]
+        return [Result(a.job.id, a.decision, tuple(a.answers), a.error, a.bad_job) for a in asked]
 
     def _ask(self, job: Job) -> _Asked:
         try:
@@ -218,7 +221,7 @@ class Host:
             if len(ids) > ROUTED_TOKENS:
                 raise JobError(f"the job has {len(ids)} tokens, at most {ROUTED_TOKENS} are read: shorten it")
         except JobError as error:
-            return _Asked(job, {}, "", [], error=str(error))
+            return _Asked(job, {}, "", [], error=str(error), bad_job=True)
         return _Asked(job, fields, text, ids)
 
     def _no_such_task(self, task: str) -> str:
@@ -265,7 +268,7 @@ class Host:
                 try:
                     request = self._request(a, experts[task], len(requests))
                 except JobError as error:
-                    a.error = str(error)
+                    a.error, a.bad_job = str(error), True
                     continue
                 requests.append(request)
                 origin.append((a, experts[task], len(request.state.ids)))

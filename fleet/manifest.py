@@ -100,10 +100,10 @@ class DataSection(Section):
     """Where the rows are."""
 
     train: Sources
-    """Training rows: a path or glob relative to the task's folder, ``hf://org/name/config/split``, or several."""
+    """Training rows: path or glob relative to the task's folder, ``hf://org/name/config/split``, or several."""
     eval: Held
-    """Evaluation rows, as for ``train``; or a share of the training rows, split off by a hash of their content."""
-    columns: dict[str, Text] = {}
+    """Evaluation rows, as for ``train``; or a share of the training rows, split off by a hash of their text."""
+    columns: dict[str, Text] = Field(default={})
     """Which column of the rows holds each input field and ``output``; a name not given is its own column."""
 
 
@@ -141,7 +141,7 @@ class EvaluationSection(Section):
     metric: Metric | None = None
     """Default by kind: macro_f1, exact_fields, perplexity. span_f1 is for records of verbatim text."""
     floor: float | None = Field(default=None, ge=0)
-    """Worst value with which a version may be promoted; an upper bound for perplexity, where less is better."""
+    """Worst value with which a version may be promoted; for perplexity, where less is better, the highest."""
 
 
 class RoutingSection(Section):
@@ -295,14 +295,16 @@ class Manifest(Declared):
                 )
         for name in self.data.columns:
             if name not in (*self.input, "output"):
-                yield Problem("unknown-column", f"names no input field; known: {', '.join(self.input)}, output",
+                rule = f"names no input field; there are {', '.join(self.input)}, output"
+                yield Problem("unknown-column", rule,
                               ("data", "columns", name), name, ("input", "data"))  # fmt: skip
 
 
 def _schema_problems(schema: Mapping[str, Any]) -> Iterator[Problem]:
     for pointer, feature in unsupported_features(schema):
         steps = tuple(int(s) if s.isdigit() else s for s in pointer.split("/")[1:])
-        yield Problem("unsupported-schema", f"the schema uses {feature}, which is not supported: write it otherwise",
+        rule = f"the schema uses {feature}, which is not supported: write it differently"
+        yield Problem("unsupported-schema", rule,
                       ("schema", *steps), None, ("schema",))  # fmt: skip
     if schema.get("type") != "object":
         yield Problem("schema-not-object", "the record should be of type object",

@@ -11,7 +11,9 @@ from fleet.cli.starter import copy_starter
 
 @click.command()
 @click.argument("name", type=click.Path(path_type=Path))
-@click.option("--task", "tasks", multiple=True, help="Copy only this starter task; may be given several times.")
+@click.option(
+    "--task", "tasks", multiple=True, help="Copy only this starter task; may be given several times."
+)
 def init(name: Path, tasks: tuple[str, ...]) -> None:
     """Make the folder NAME a fleet with starter tasks.
 

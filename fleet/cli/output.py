@@ -69,7 +69,9 @@ def table(columns: Sequence[str], *, right: Sequence[str] = (), fold: Sequence[s
 
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", no_wrap=name not in fold, overflow="fold")
+        made.add_column(
+            name, justify="right" if name in right else "left", no_wrap=name not in fold, overflow="fold"
+        )
     return made
 
 

@@ -14,7 +14,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any, cast
 
 from fleet.data.hub import hub_records
 from fleet.data.record import Limits, Record
@@ -133,7 +133,7 @@ def _jsonl(stream: _Bounded, file: str, limits: Limits) -> Iterator[Record | Fau
 
 
 def _csv(stream: _Bounded, file: str, limits: Limits) -> Iterator[Record | Fault]:
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    text = io.TextIOWrapper(cast(IO[bytes], stream), encoding="utf-8-sig", newline="")
     reader = csv.reader(text, strict=True)
     try:
         header = next(reader, None)

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fleet.engine.base import Base, load_base, resolve_base
+from fleet.engine.base import Base, load_base
 from fleet.engine.base_folder import fingerprint
 from fleet.engine.prompt import Renderer
 
@@ -16,9 +15,8 @@ PACKAGED = "dbec31535e213d06bf3b4fa62f327f33f83e268bd11d51a99dcb69770816b5dc"
 
 
 @pytest.fixture(scope="module")
-def base() -> Base:
-    cache = Path(os.environ.get("FLEET_CACHE") or "~/.cache/taskfleet").expanduser()
-    return load_base(resolve_base("gemma-3-270m", cache))
+def base(real_base_folder: Path) -> Base:
+    return load_base(real_base_folder)
 
 
 def test_the_real_base_is_whole_and_its_fingerprint_stable(base: Base) -> None:

@@ -1,0 +1,67 @@
+"""``fleet check``: every fault of the project at once. Renders faults; finding them is ``fleet.data``'s."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import click
+
+from fleet.cli.invocation import Invocation, pass_invocation
+from fleet.cli.output import json_option, print_json
+from fleet.errors import Fault, InputError, ManifestError
+
+
+@click.command()
+@click.argument("tasks", nargs=-1, metavar="[TASK]...")
+@json_option
+@pass_invocation
+@click.pass_context
+def check(ctx: click.Context, invocation: Invocation, tasks: tuple[str, ...], as_json: bool) -> None:
+    """Check manifests and data; report every fault at once.
+
+    With TASKs, only faults in their files. A fault names file, line, field, rule and value. Exit codes: 0 no errors
+    (there may be warnings), 2 errors.
+    """
+    from fleet.data.check import check_project
+
+    try:
+        project = invocation.project()
+        names = project.task_names()
+        folders = [f"{project.config.tasks.rstrip('/')}/{_known(task, names)}/" for task in tasks]
+        faults = check_project(project)
+    except InputError as error:
+        if not error.faults:
+            raise
+        names, folders, faults = [], [], list(error.faults)
+    if folders:
+        faults = [fault for fault in faults if fault.file.startswith(tuple(folders))]
+    errors = sum(fault.severity == "error" for fault in faults)
+    warnings = len(faults) - errors
+    if as_json:
+        print_json({"errors": errors, "warnings": warnings, "faults": faults})
+    else:
+        _show(faults)
+        checked = f" in {_count(len(tasks or names), 'task')}" if names else ""
+        summary = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}{checked}"
+        click.secho(summary, fg="red" if errors else "green", bold=True)
+    ctx.exit(InputError.exit_code if errors else 0)
+
+
+def _show(faults: Sequence[Fault]) -> None:
+    for fault in sorted(faults, key=lambda f: (f.severity != "error", f.file, f.line or 0, f.field)):
+        error = fault.severity == "error"
+        click.secho("error   " if error else "warning ", fg="red" if error else "yellow", nl=False)
+        click.echo(str(fault))
+
+
+def _known(task: str, names: Sequence[str]) -> str:
+    if task in names:
+        return task
+    near = difflib.get_close_matches(task, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names) or 'none'}"
+    raise ManifestError(f"there is no task called {task}; {hint}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,62 @@
+"""``docs/help.md``, made from every command's ``--help``: ``python -m fleet.cli.help_pages --write``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from fleet.cli.main import main as fleet
+from fleet.errors import InputError
+
+PAGE = Path("docs/help.md")
+WIDTH = 100
+HEADING = """# Commands
+
+Made by `python -m fleet.cli.help_pages --write` from what each command says of itself; `make check` sees that it is fresh.
+"""
+
+
+def help_pages() -> str:
+    """The whole page."""
+    return "\n".join([HEADING, *_pages(fleet, click.Context(fleet, info_name="fleet", **_plain()))])
+
+
+def _plain() -> dict[str, int]:
+    # The same page whatever the terminal it is made in.
+    return {"terminal_width": WIDTH, "max_content_width": WIDTH}
+
+
+def _pages(command: click.Command, ctx: click.Context) -> Iterator[str]:
+    yield f"## {ctx.command_path}\n\n```\n{command.get_help(ctx)}\n```\n"
+    if isinstance(command, click.Group):
+        for name in command.list_commands(ctx):
+            child = command.get_command(ctx, name)
+            if child is not None:
+                yield from _pages(child, click.Context(child, parent=ctx, info_name=name, **_plain()))
+
+
+@click.command()
+@click.option("--write", "action", flag_value="write", help=f"Write {PAGE}.")
+@click.option("--check", "action", flag_value="check", help=f"Exit with 2 unless {PAGE} is fresh.")
+def main(action: str | None) -> None:
+    """Keep the help pages up to date; the working directory is the repository."""
+    page = help_pages()
+    if action == "write":
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(page, encoding="utf-8")
+    elif action == "check":
+        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page:
+            click.secho(
+                f"{PAGE} is missing or out of date: python -m fleet.cli.help_pages --write",
+                fg="red",
+                err=True,
+            )
+            raise SystemExit(InputError.exit_code)
+    else:
+        click.echo(page)
+
+
+if __name__ == "__main__":
+    main()

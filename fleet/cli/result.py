@@ -1,0 +1,103 @@
+"""A routed and answered job for a person to read. Knows nothing of how it was answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fleet.cli.output import number, plain
+
+if TYPE_CHECKING:
+    from fleet.host import Answer, Receipt, Result
+    from fleet.routing.decision import Decision
+
+COLOURS = {"route": "green", "clarify": "yellow", "abstain": "yellow"}
+
+
+def show_result(result: Result) -> None:
+    """Decision, answers, receipts, over several lines."""
+    decision = result.decision
+    if decision is not None:
+        click.secho(_decision(decision), fg=COLOURS.get(decision.kind), bold=True)
+        if decision.reason:
+            click.echo(f"  {decision.reason}")
+    for answer in result.answers:
+        click.echo()
+        click.secho(f"{answer.task}{_remarks(answer)}", bold=True)
+        click.echo(_value(answer.value, indent=2))
+        click.secho(_receipt(answer.receipt), dim=True)
+
+
+def result_summary(name: str, result: Result) -> str:
+    """One line for one job of many."""
+    parts = [name]
+    if result.decision is not None:
+        parts.append(_decision(result.decision))
+    parts += [f"{answer.task}{_remarks(answer)}: {_value(answer.value)}" for answer in result.answers]
+    if result.error:
+        parts.append(click.style(f"error: {result.error}", fg="red"))
+    return "  ".join(parts)
+
+
+def show_explained(explained: Mapping[str, Any]) -> None:
+    """Why the router decided so, as an indented outline."""
+    click.echo()
+    click.secho("why", bold=True)
+    for line in _outline(plain(explained), "  "):
+        click.echo(line)
+
+
+def _decision(decision: Decision) -> str:
+    if decision.kind == "route":
+        return f"route to {decision.task} ({number(decision.confidence, 2)})"
+    if decision.kind == "clarify":
+        return f"clarify: {' or '.join(decision.tasks)}?"
+    return "abstain: no expert fits"
+
+
+def _remarks(answer: Answer) -> str:
+    return f" ({number(answer.confidence, 2)}{', truncated' if answer.truncated else ''})"
+
+
+def _value(value: Any, indent: int | None = None) -> str:
+    return value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False, indent=indent)
+
+
+def _receipt(receipt: Receipt) -> str:
+    router = "no router" if receipt.router_version is None else f"router version {receipt.router_version}"
+    stages = ", ".join(f"{stage} {time:.0f} ms" for stage, time in receipt.milliseconds.items())
+    return (
+        f"receipt: {receipt.task} version {receipt.version}, digest {receipt.digest[:12]}, "
+        f"base {receipt.base_fingerprint[:12]}, {router}, "
+        f"{receipt.input_tokens} tokens in, {receipt.output_tokens} out; {stages}"
+    )
+
+
+def _outline(value: Any, indent: str) -> Iterator[str]:
+    items = value.items() if isinstance(value, dict) else (("-", item) for item in value)
+    for key, item in items:
+        label = key if key == "-" else f"{key}:"
+        if isinstance(item, (dict, list)) and not _short(item):
+            yield f"{indent}{label}"
+            yield from _outline(item, indent + "  ")
+        else:
+            yield f"{indent}{label} {_leaf(item)}"
+
+
+def _short(item: Any) -> bool:
+    """Whether it holds no further structure and goes on one line."""
+    inner = item.values() if isinstance(item, dict) else item
+    return not any(isinstance(one, (dict, list)) for one in inner)
+
+
+def _leaf(item: Any) -> str:
+    if isinstance(item, float):
+        return number(item)
+    if isinstance(item, dict):
+        return ", ".join(f"{key} {_leaf(one)}" for key, one in item.items())
+    if isinstance(item, list):
+        return ", ".join(map(_leaf, item))
+    return "-" if item is None else str(item)

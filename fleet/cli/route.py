@@ -1,0 +1,238 @@
+"""``fleet route``: one text or many jobs through the router and its experts, in this process (``fleet.host``)."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from fleet.cli.invocation import INTERRUPTED, Failure, Invocation, pass_invocation
+from fleet.cli.jobs import Line, ResultFile, read_lines, result_line, some_text
+from fleet.cli.output import console, json_line, print_json
+from fleet.cli.result import result_summary, show_explained, show_result
+from fleet.errors import FleetError, InputError
+
+if TYPE_CHECKING:
+    from fleet.host import Host, Result
+
+UNDECIDED = 3
+"""Exit code for a single text that the router gives to nobody."""
+STANDARD_INPUT = "-"
+CHUNK = 64
+"""Jobs answered together; results are written after each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """The options that hold for every job."""
+
+    task: str | None
+    top: int
+    explain: bool
+    as_json: bool
+
+
+@click.command()
+@click.argument("text", required=False)
+@click.option(
+    "--file",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="Jobs as JSON lines; - is standard input.",
+)
+@click.option("--task", help="Give the job to this task; the router is not asked.")
+@click.option(
+    "--top", type=click.IntRange(min=1), default=1, show_default=True, help="Let the likeliest N answer."
+)
+@click.option("--explain", is_flag=True, help="Show why: nearest training rows, runner-up, fit, thresholds.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; JSON lines for many jobs.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write JSON lines to this file; one that is there is gone on with.",
+)
+@pass_invocation
+@click.pass_context
+def route(
+    ctx: click.Context,
+    invocation: Invocation,
+    text: str | None,
+    file: str | None,
+    output: Path | None,
+    **wishes: Any,
+) -> None:
+    """Route TEXT to its expert and show decision, answer and receipt.
+
+    With --file, or - for TEXT, every line of the input is a job: {"text": "..."} or {"fields": {...}}, with "id"
+    and "task" if wanted. Results come in the same order. A line that is no job, or a job that fails,
+    becomes a result with an error and stops nothing. Results already in --output are kept (a half
+    line is dropped) and the rest is added.
+
+    \b
+    Exit codes:
+      0    answered; with many jobs: each was answered, or given to nobody on purpose
+      1    a failure of an expert, the registry or this machine
+      2    bad input: not a job, unknown task, no project
+      3    a single text for which the router asks back (clarify) or finds no expert (abstain)
+      130  interrupted
+    """
+    wished = Wishes(**wishes)
+    if text == STANDARD_INPUT and file is None:
+        text, file = None, STANDARD_INPUT
+    if (text is None) == (file is None):
+        raise click.UsageError("Give either TEXT or --file.")
+    if text is not None:
+        if output is not None:
+            raise click.UsageError("--output goes with --file.")
+        ctx.exit(_one(invocation, text, wished))
+    ctx.exit(_many(invocation, str(file), output, wished))
+
+
+def _one(invocation: Invocation, text: str, wished: Wishes) -> int:
+    some_text(text)
+    from fleet.host import Job
+
+    host = _host(invocation)
+    job = Job("1", text=text, task=wished.task)
+    (result,) = host.answer([job], top=wished.top)
+    explained = host.explain(job) if wished.explain and not result.bad_job else None
+    if wished.as_json:
+        print_json({"result": result, **({} if explained is None else {"explained": explained})})
+    else:
+        show_result(result)
+        if explained is not None:
+            show_explained(explained)
+    if result.error:
+        raise Failure(result.error, _code(result))
+    return 0 if result.decision is not None and result.decision.kind == "route" else UNDECIDED
+
+
+def _many(invocation: Invocation, file: str, output: Path | None, wished: Wishes) -> int:
+    code = 0
+    with ExitStack() as stack:
+        source: IO[bytes] = (
+            sys.stdin.buffer if file == STANDARD_INPUT else stack.enter_context(Path(file).open("rb"))
+        )
+        total = None if file == STANDARD_INPUT else _count(Path(file))
+        lines = read_lines(source, wished.task)
+        sink = None if output is None else stack.enter_context(ResultFile(output))
+        advance = stack.enter_context(_progress(total, shown=output is not None or not sys.stdout.isatty()))
+        try:
+            for kept in sink.resume(lines) if sink else ():
+                code = _worse(code, _kept_code(kept))
+                advance(1)
+            for answered in _answer(invocation, lines, wished):
+                for line, result, explained in answered:
+                    _write(sink, line, result, explained, wished)
+                    code = _worse(code, InputError.exit_code if result is None else _code(result))
+                if sink is not None:
+                    sink.flush()
+                advance(len(answered))
+        except KeyboardInterrupt:
+            left = (
+                f"{output} holds the results so far; the same command goes on from there"
+                if output
+                else "interrupted"
+            )
+            raise Failure(left, INTERRUPTED) from None
+    return code
+
+
+Answered = list[tuple[Line, "Result | None", "dict[str, Any] | None"]]
+
+
+def _answer(invocation: Invocation, lines: Iterator[Line], wished: Wishes) -> Iterator[Answered]:
+    """Chunks of lines with their results; the host is opened when there is a job for it."""
+    host: Host | None = None
+    while chunk := list(islice(lines, CHUNK)):
+        jobs = [line.job for line in chunk if line.job is not None]
+        if jobs and host is None:
+            host = _host(invocation)
+        results = iter(host.answer(jobs, top=wished.top) if host else ())
+        answered: Answered = []
+        for line in chunk:
+            result = None if line.job is None else next(results)
+            explained = None
+            if wished.explain and host and line.job and result and not result.bad_job:
+                explained = host.explain(line.job)
+            answered.append((line, result, explained))
+        yield answered
+
+
+def _write(
+    sink: ResultFile | None,
+    line: Line,
+    result: Result | None,
+    explained: dict[str, Any] | None,
+    wished: Wishes,
+) -> None:
+    if sink is not None:
+        sink.write(result_line(line, result, explained))
+    elif wished.as_json:
+        click.echo(json_line(result_line(line, result, explained)))
+    elif result is None:
+        click.echo(f"{line.id}  " + click.style(f"error: {line.error}", fg="red"))
+    else:
+        click.echo(result_summary(line.id, result))
+        if explained is not None:
+            show_explained(explained)
+
+
+def _host(invocation: Invocation) -> Host:
+    from fleet.host import Host
+
+    return Host.open(invocation.project())
+
+
+def _code(result: Result) -> int:
+    if result.error is None:
+        return 0
+    return InputError.exit_code if result.bad_job else FleetError.exit_code
+
+
+def _kept_code(kept: dict[str, Any]) -> int:
+    if kept["error"] is None:
+        return 0
+    return InputError.exit_code if kept["bad_job"] else FleetError.exit_code
+
+
+def _worse(one: int, other: int) -> int:
+    """A failure of ours says more than bad input, and bad input more than nothing."""
+    return min(one, other) or max(one, other)
+
+
+def _count(path: Path) -> int:
+    with path.open("rb") as stream:
+        return sum(1 for line in stream if line.strip())
+
+
+@contextmanager
+def _progress(total: int | None, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error where it is a terminal, a line after each chunk elsewhere."""
+    screen = console(stderr=True)
+    if not shown:
+        yield lambda count: None
+    elif screen.is_terminal:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("jobs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=screen) as bar:
+            work = bar.add_task("jobs", total=total)
+            yield lambda count: bar.advance(work, count)
+    else:
+        done = 0
+
+        def say(count: int) -> None:
+            nonlocal done
+            if done // CHUNK != (done := done + count) // CHUNK or done == total:
+                click.echo(f"{done}{'' if total is None else f' of {total}'} jobs", err=True)
+
+        with contextlib.nullcontext():
+            yield say

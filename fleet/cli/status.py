@@ -1,0 +1,116 @@
+"""``fleet status``: what the registry holds of every task, and what has changed since it was trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from fleet.cli.invocation import Invocation, pass_invocation
+from fleet.cli.output import (
+    NONE,
+    cell,
+    duration,
+    interval,
+    json_option,
+    plain,
+    print_json,
+    print_table,
+    size,
+    table,
+)
+from fleet.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fleet.project import Project
+    from fleet.registry.status import TaskStatus
+    from fleet.registry.store import VersionInfo
+
+COLUMNS = ("task", "champion", "metric", "value [95 %]", "age", "size", "challenger", "changed since")
+
+
+@click.command()
+@json_option
+@pass_invocation
+def status(invocation: Invocation, as_json: bool) -> None:
+    """Show every task's champion and challenger, and what has changed since.
+
+    "changed since" names manifest or data when they are no longer what the champion was trained with.
+    """
+    from fleet.registry.status import fleet_status
+    from fleet.registry.store import ROUTER
+    from fleet.stores import open_registry
+
+    project = invocation.project()
+    registry = open_registry(project)
+    declared, notes = declared_tags(project)
+    tasks = fleet_status(registry, declared)
+    router = registry.champion(ROUTER)
+    if as_json:
+        print_json(
+            {"tasks": [{**plain(task), "note": notes.get(task.task)} for task in tasks], "router": router}
+        )
+        return
+    if tasks:
+        print_table(status_table(tasks, notes, datetime.now(UTC)))
+    else:
+        click.echo(f"there are no tasks in {project.config.tasks}/ and none is registered")
+    click.echo(
+        "router: " + ("none yet (fleet router fit)" if router is None else f"version {router.version}")
+    )
+
+
+def declared_tags(project: Project) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Per declared task the tags that a version trained now would carry; and what is wrong with some."""
+    from fleet.data.rows import load_task_rows
+
+    tags: dict[str, dict[str, str]] = {}
+    notes: dict[str, str] = {}
+    for name in project.task_names():
+        tags[name] = {}
+        try:
+            manifest = project.task(name)
+            tags[name]["manifest_digest"] = manifest.digest
+            tags[name]["data_digest"] = load_task_rows(project.root, manifest).digest
+        except InputError:
+            notes[name] = "files at fault (fleet check)"
+    return tags, notes
+
+
+def status_table(tasks: Sequence[TaskStatus], notes: dict[str, str], now: datetime) -> Table:
+    made = table(COLUMNS, right=("value [95 %]", "age", "size"), fold=("changed since",))
+    for task in tasks:
+        info, days = task.champion, task.age_days(now)
+        metric, value = ("", NONE) if info is None else _figure(info)
+        changed = [notes[task.task]] if task.task in notes else [*task.drift]
+        if not task.declared:
+            changed.append("no longer declared")
+        made.add_row(
+            cell(task.task),
+            NONE if info is None else f"version {info.version}",
+            cell(metric or NONE),
+            value,
+            NONE if days is None else duration(days * 86_400),
+            NONE if info is None else size(info.size),
+            cell(_challenger(task.challenger)),
+            cell(", ".join(changed) or NONE, "yellow" if changed else ""),
+        )
+    return made
+
+
+def _figure(info: VersionInfo) -> tuple[str, str]:
+    metric = info.tags.get("metric", "")
+    figures = [info.metrics.get(f"{metric}{suffix}", math.nan) for suffix in ("", "_low", "_high")]
+    return metric, interval(*figures)
+
+
+def _challenger(info: VersionInfo | None) -> str:
+    if info is None:
+        return NONE
+    verdict = info.tags.get("verdict", "")
+    return f"version {info.version}" + (f" ({verdict})" if verdict else "")
