@@ -1,4 +1,4 @@
-"""Puts the starter fleet into the wheel: this repository's own fleet.yaml, tasks/ and registry/, copied at build time."""
+"""Puts the starter fleet into the wheel: this repository's own, copied while the wheel is built."""
 
 from __future__ import annotations
 

@@ -115,7 +115,12 @@ class _Campaign:
         return open_base(self.project)
 
     def run(
-        self, names: Sequence[str], address: str | None, workers: int | None, threads: int | None, only: Only | None
+        self,
+        names: Sequence[str],
+        address: str | None,
+        workers: int | None,
+        threads: int | None,
+        only: Only | None,
     ) -> CampaignReport:
         self._load(names)
         self.observer.note(f"base: {self.project.config.base}")
@@ -133,7 +138,9 @@ class _Campaign:
         """Manifests and rows; a task whose files are at fault is a failed row."""
         wanted = list(names) or self.project.task_names()
         if not wanted:
-            raise InputError(f"there are no tasks in {self.project.config.tasks}/; fleet init copies starter tasks")
+            raise InputError(
+                f"there are no tasks in {self.project.config.tasks}/; fleet init copies starter tasks"
+            )
         for name in wanted:
             try:
                 manifest = self.project.task(name)
@@ -196,7 +203,12 @@ class _Campaign:
             try:
                 manifest = self.manifests[outcome.task]
                 info = register(
-                    self.registry, self.storage, self.policy, outcome, self.project.config.base, manifest.input
+                    self.registry,
+                    self.storage,
+                    self.policy,
+                    outcome,
+                    self.project.config.base,
+                    manifest.input,
                 )
                 self.made[outcome.task] = (outcome, info)
             except FleetError as error:

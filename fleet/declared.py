@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from fleet.errors import Fault, ManifestError
@@ -47,6 +47,11 @@ class Declared(Section):
     """A whole declaration. A subclass lists ``stand_ins``: valid values for its required fields."""
 
     stand_ins: ClassVar[Mapping[str, Any]] = {}
+    _lines: dict[str, int] = PrivateAttr(default_factory=dict)
+
+    def line_of(self, field: str) -> int | None:
+        """1-based line on which the dotted ``field`` was written; None if it was not, or not in a file."""
+        return self._lines.get(field)
 
     def problems(self) -> Iterable[Problem]:
         """Every rule between fields that this declaration breaks."""
@@ -95,6 +100,7 @@ def load_declared(
     if faults or read is None:
         order = sorted(dict.fromkeys(faults), key=lambda fault: fault.line or 0)
         raise ManifestError(faults=order)
+    read._lines = {".".join(map(str, place)): line for place, line in document.lines.items()}
     return read
 
 
@@ -138,7 +144,8 @@ def _fault(detail: ErrorDetails, document: Document, model: type[Declared]) -> F
         advice = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
         return _at(document, "unknown-field", f"is not a known field; {advice}", place, shown)
     rule = _RULES.get(kind, kind if "-" in kind else "invalid-value")
-    message = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    message = detail["msg"].removeprefix("Input should be ").replace(" after validation", "")
+    message = message.replace("String should match pattern", "should match the pattern")
     if rule in ("wrong-type", "not-a-choice", "out-of-range", "wrong-length"):
         message = "should be " + message if message != detail["msg"] else message[0].lower() + message[1:]
     return _at(document, rule, message, place, shown)

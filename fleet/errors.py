@@ -21,7 +21,8 @@ A message names the file and field, the rule, the value it got, and what to do n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -40,6 +41,7 @@ __all__ = [
     "RegistryError",
     "SealError",
     "TrainingError",
+    "suggest",
 ]
 
 
@@ -126,3 +128,10 @@ class RegistryError(FleetError):
 
 class ClusterError(FleetError):
     """Ray cannot do what was asked."""
+
+
+def suggest(name: str, known: Iterable[str], none: str = "none") -> str:
+    """The end of a message about an unknown name: the nearest known one, or all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(names) or none}"

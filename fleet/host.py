@@ -161,7 +161,9 @@ class Host:
         champions = registry.champions()
         known_router = champions.pop(ROUTER, None)
         if not champions:
-            raise RegistryError("no task has a champion yet: train some (fleet train-all), or fleet promote one")
+            raise RegistryError(
+                "no task has a champion yet: train some (fleet train-all), or fleet promote one"
+            )
         base = open_base(project)
         cache = artifact_cache(project)
         router = None
@@ -203,7 +205,9 @@ class Host:
         clock = _Clock()
         going = [a for a in asked if a.error is None]
         taps = () if self.router is None else self.router.taps
-        for a, state in zip(going, run_trunk(self.base.model, self._depth, [a.ids for a in going], taps=taps), strict=True):
+        for a, state in zip(
+            going, run_trunk(self.base.model, self._depth, [a.ids for a in going], taps=taps), strict=True
+        ):
             a.state = state
         clock.lap("trunk")
         self._decide(going, top)
@@ -241,7 +245,9 @@ class Host:
             return
         if free and self.router is not None:
             means = [a.state.means for a in free if a.state is not None]
-            for a, decision in zip(free, self.router.decide(means, known=frozenset(self.champions)), strict=True):
+            for a, decision in zip(
+                free, self.router.decide(means, known=frozenset(self.champions)), strict=True
+            ):
                 a.decision = decision
                 if decision.kind == "route" and decision.task is not None:
                     ranked = [task for task, _ in decision.scores if task != decision.task]
@@ -279,6 +285,8 @@ class Host:
                 self.quarantined[expert.info.task] = completion.error
                 self._experts.pop(expert.info.task, None)
                 a.error = f"{expert.info.task} is quarantined: {completion.error}"
+            elif completion.fault:
+                a.error = f"{expert.info.task}: {completion.fault}"
             else:
                 a.answers.append(self._receive(a, expert, completion, tokens, clock))
 
@@ -311,7 +319,9 @@ class Host:
             sampling=spec.constraint if isinstance(spec.constraint, TextSpec) else TextSpec(),
         )
 
-    def _receive(self, a: _Asked, expert: _Expert, completion: Completion, tokens: int, clock: _Clock) -> Answer:
+    def _receive(
+        self, a: _Asked, expert: _Expert, completion: Completion, tokens: int, clock: _Clock
+    ) -> Answer:
         assert a.decision is not None
         receipt = Receipt(
             task=expert.info.task,
@@ -326,7 +336,12 @@ class Host:
             milliseconds=clock.milliseconds,
         )
         return Answer(
-            expert.info.task, completion.value, completion.text, completion.confidence, completion.truncated, receipt
+            expert.info.task,
+            completion.value,
+            completion.text,
+            completion.confidence,
+            completion.truncated,
+            receipt,
         )
 
     def _expert(self, task: str) -> _Expert:

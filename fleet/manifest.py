@@ -100,9 +100,9 @@ class DataSection(Section):
     """Where the rows are."""
 
     train: Sources
-    """Training rows: path or glob relative to the task's folder, ``hf://org/name/config/split``, or several."""
+    """Training rows: path or glob in the task's folder, ``hf://org/name/config/split``, or several."""
     eval: Held
-    """Evaluation rows, as for ``train``; or a share of the training rows, split off by a hash of their text."""
+    """Evaluation rows, as for ``train``; or a share of the training rows, split off by hash."""
     columns: dict[str, Text] = Field(default={})
     """Which column of the rows holds each input field and ``output``; a name not given is its own column."""
 
@@ -303,7 +303,7 @@ class Manifest(Declared):
 def _schema_problems(schema: Mapping[str, Any]) -> Iterator[Problem]:
     for pointer, feature in unsupported_features(schema):
         steps = tuple(int(s) if s.isdigit() else s for s in pointer.split("/")[1:])
-        rule = f"the schema uses {feature}, which is not supported: write it differently"
+        rule = f"{feature} cannot be used: write the schema differently"
         yield Problem("unsupported-schema", rule,
                       ("schema", *steps), None, ("schema",))  # fmt: skip
     if schema.get("type") != "object":

@@ -1,4 +1,7 @@
-"""Where a fleet lives: the project root, its settings, its tasks, its paths. Knows nothing of what is done there."""
+"""Where a fleet lives: the project root, its settings, its tasks, its paths.
+
+Knows nothing of what is done there.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,8 @@ class Project:
         if named:
             folder = Path(named).expanduser().resolve()
             if not (folder / CONFIG_FILE).is_file():
-                raise ProjectError(f"{named} holds no {CONFIG_FILE}: name a fleet's folder, or make one (fleet init)")
+                advice = "name a fleet's folder, or make one (fleet init)"
+                raise ProjectError(f"{named} holds no {CONFIG_FILE}: {advice}")
         else:
             here = Path.cwd()
             found = next((p for p in (here, *here.parents) if (p / CONFIG_FILE).is_file()), None)

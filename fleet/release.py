@@ -47,7 +47,12 @@ class Release:
 
 
 def register(
-    registry: Registry, storage: Storage, policy: Policy, outcome: TaskOutcome, base_name: str, fields: Sequence[str]
+    registry: Registry,
+    storage: Storage,
+    policy: Policy,
+    outcome: TaskOutcome,
+    base_name: str,
+    fields: Sequence[str],
 ) -> VersionInfo:
     """The version of this outcome, made if it is not there yet; never twice for one training."""
     known = registry.find(outcome.task, training_key=outcome.key)
@@ -100,7 +105,10 @@ def judge(
                 task=outcome.task,
                 metric=manifest.metric,
                 candidate=Evidence(
-                    f"version {info.version}", outcome.metrics[manifest.metric], tuple(outcome.scores), outcome.rows_digest
+                    f"version {info.version}",
+                    outcome.metrics[manifest.metric],
+                    tuple(outcome.scores),
+                    outcome.rows_digest,
                 ),
                 champion=evidence,
                 baseline=_baseline(manifest, outcome),
@@ -143,7 +151,12 @@ def _champion_evidence(
         loaded = base()
         check_fits(loaded, spec, card)
         bank = AdapterBank(
-            loaded.model.config, 1, spec.lora.rank, spec.lora.layers, dtype=loaded.model.dtype, device=loaded.model.device
+            loaded.model.config,
+            1,
+            spec.lora.rank,
+            spec.lora.layers,
+            dtype=loaded.model.dtype,
+            device=loaded.model.device,
         )
         bank.load(0, adapter)
         if manifest.metric == "perplexity":

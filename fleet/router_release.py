@@ -52,9 +52,16 @@ def refit_router(project: Project, registry: Registry, base: Callable[[], Base])
             tags={"base_fingerprint": loaded.fingerprint},
         )
         info = registry.log_version(
-            ROUTER, folder, record, {"base_fingerprint": loaded.fingerprint}, kind="router", base=project.config.base
+            ROUTER,
+            folder,
+            record,
+            {"base_fingerprint": loaded.fingerprint},
+            kind="router",
+            base=project.config.base,
         )
-    promote(registry, ROUTER, info.version, how="policy", by="policy", reason="fitted over the present champions")
+    promote(
+        registry, ROUTER, info.version, how="policy", by="policy", reason="fitted over the present champions"
+    )
     return f"version {info.version} ({digest[:12]}) over {len(tasks)} tasks"
 
 
@@ -77,5 +84,3 @@ def _router_task(project: Project, name: str) -> RouterTask | None:
 
 def _same(previous: Router, tasks: list[RouterTask]) -> bool:
     return previous.data_digests == {task.name: task.data_digest for task in tasks}
-
-

@@ -1,14 +1,17 @@
-"""What a project's declarations open: registry, policy, storage, base. Knows nothing of what is done there."""
+"""What a project's declarations open: registry, policy, storage, base. Knows no use of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fleet.engine.base import Base, load_base, resolve_base
 from fleet.project import Project
 from fleet.registry.policy import Policy, load_policy
 from fleet.registry.store import Registry
 from fleet.storage import Storage
+
+if TYPE_CHECKING:
+    from fleet.engine.base import Base
 
 
 def open_policy(project: Project) -> Policy:
@@ -31,11 +34,15 @@ def open_storage(project: Project) -> Storage:
 
 
 def open_base(project: Project, *, device: str = "cpu") -> Base:
+    from fleet.engine.base import load_base  # torch costs seconds that a look at the registry need not pay
+
     return load_base(base_folder(project), device=device)
 
 
 def base_folder(project: Project) -> Path:
     """The folder of the project's base on this machine, made if need be (minutes, once)."""
+    from fleet.engine.base import resolve_base
+
     return resolve_base(project.config.base, project.cache_dir, root=project.root)
 
 

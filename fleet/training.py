@@ -132,7 +132,9 @@ def stored_outcome(storage: Storage, assignment: Assignment) -> TaskOutcome | No
     if not storage.exists(name):
         return None
     plain = json.loads(storage.read_text(name))
-    plain["curves"] = {key: [(int(s), float(v)) for s, v in points] for key, points in plain["curves"].items()}
+    plain["curves"] = {
+        key: [(int(s), float(v)) for s, v in points] for key, points in plain["curves"].items()
+    }
     return TaskOutcome(**{**plain, "resumed": True})
 
 
@@ -242,7 +244,12 @@ class _Workshop:
         base, spec = self.base, p.spec
         # What is evaluated is what will serve: matrices rounded to the file's dtype.
         bank = AdapterBank(
-            base.model.config, 1, spec.lora.rank, spec.lora.layers, dtype=base.model.dtype, device=base.model.device
+            base.model.config,
+            1,
+            spec.lora.rank,
+            spec.lora.layers,
+            dtype=base.model.dtype,
+            device=base.model.device,
         )
         bank.load(0, adapter)
         temperature = self._calibrate(p, bank)
@@ -319,7 +326,9 @@ class _Workshop:
         if isinstance(p.spec.constraint, TextSpec):
             return 1.0
         given = answer_examples(self.base, bank, 0, p.spec, p.validation, self.compiler)
-        return fit_temperature(given, [c.value == row.output for c, row in zip(given, p.validation, strict=True)])
+        return fit_temperature(
+            given, [c.value == row.output for c, row in zip(given, p.validation, strict=True)]
+        )
 
     def _measure(
         self, p: _Prepared, bank: AdapterBank, temperature: float
@@ -328,7 +337,9 @@ class _Workshop:
         spec = p.spec
         jobs = [render_job(spec.prompt, example.fields) for example in p.eval]
         wanted = [example.output for example in p.eval]
-        completions = answer_examples(self.base, bank, 0, spec, p.eval, self.compiler, temperature=temperature)
+        completions = answer_examples(
+            self.base, bank, 0, spec, p.eval, self.compiler, temperature=temperature
+        )
         given = [completion.value for completion in completions]
         if spec.metric == "perplexity":
             measured = measure_perplexity(*row_losses(self.base, bank, 0, spec, p.eval))
@@ -380,7 +391,9 @@ def _evaluating(p: _Prepared, result: TrainResult) -> Progress:
     loss = result.curves["loss"][-1][1] if result.curves.get("loss") else float("nan")
     metric = result.best.metric if result.best else float("nan")
     epochs = len(result.curves.get("validation_metric", ()))
-    return Progress(p.spec.name, "evaluating", result.steps, result.steps, epochs, loss, metric, 0.0, float("nan"))
+    return Progress(
+        p.spec.name, "evaluating", result.steps, result.steps, epochs, loss, metric, 0.0, float("nan")
+    )
 
 
 def _shown(value: Any) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from fleet.cli.invocation import Invocation, pass_invocation
 from fleet.cli.output import json_option, print_json
-from fleet.errors import Fault, InputError, ManifestError
+from fleet.errors import Fault, InputError, ManifestError, suggest
+
+if TYPE_CHECKING:
+    from fleet.project import Project
 
 
 @click.command()
@@ -20,8 +23,10 @@ from fleet.errors import Fault, InputError, ManifestError
 def check(ctx: click.Context, invocation: Invocation, tasks: tuple[str, ...], as_json: bool) -> None:
     """Check manifests and data; report every fault at once.
 
-    With TASKs, only faults in their files. A fault names file, line, field, rule and value. Exit codes: 0 no errors
-    (there may be warnings), 2 errors.
+    Looks at fleet.yaml, the promotion policy, every task.yaml and all rows. With TASKs, only faults in
+    their files are shown. A fault names file, line, field, rule and value.
+
+    Exit codes: 0 no errors (there may be warnings), 2 errors.
     """
     from fleet.data.check import check_project
 
@@ -29,7 +34,8 @@ def check(ctx: click.Context, invocation: Invocation, tasks: tuple[str, ...], as
         project = invocation.project()
         names = project.task_names()
         folders = [f"{project.config.tasks.rstrip('/')}/{_known(task, names)}/" for task in tasks]
-        faults = check_project(project)
+        smallest, faults = _policy(project)
+        faults += check_project(project, min_effect=smallest)
     except InputError as error:
         if not error.faults:
             raise
@@ -48,6 +54,17 @@ def check(ctx: click.Context, invocation: Invocation, tasks: tuple[str, ...], as
     ctx.exit(InputError.exit_code if errors else 0)
 
 
+def _policy(project: Project) -> tuple[float, list[Fault]]:
+    """The smallest difference that the promotion policy asks for, and the faults of its file."""
+    from fleet.registry.policy import Policy, load_policy
+
+    name = project.config.policy
+    try:
+        return load_policy(project.resolve(name), name=name).gate.min_effect, []
+    except ManifestError as error:
+        return Policy().gate.min_effect, list(error.faults)
+
+
 def _show(faults: Sequence[Fault]) -> None:
     for fault in sorted(faults, key=lambda f: (f.severity != "error", f.file, f.line or 0, f.field)):
         error = fault.severity == "error"
@@ -58,9 +75,7 @@ def _show(faults: Sequence[Fault]) -> None:
 def _known(task: str, names: Sequence[str]) -> str:
     if task in names:
         return task
-    near = difflib.get_close_matches(task, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names) or 'none'}"
-    raise ManifestError(f"there is no task called {task}; {hint}")
+    raise ManifestError(f"there is no task called {task}; {suggest(task, names)}")
 
 
 def _count(number: int, noun: str) -> str:

@@ -14,18 +14,18 @@ PAGE = Path("docs/help.md")
 WIDTH = 100
 HEADING = """# Commands
 
-Made by `python -m fleet.cli.help_pages --write` from what each command says of itself; `make check` sees that it is fresh.
+Made by `python -m fleet.cli.help_pages --write` from what each command says of itself.
 """
 
 
 def help_pages() -> str:
     """The whole page."""
-    return "\n".join([HEADING, *_pages(fleet, click.Context(fleet, info_name="fleet", **_plain()))])
+    return "\n".join([HEADING, *_pages(fleet, _context(fleet, "fleet"))])
 
 
-def _plain() -> dict[str, int]:
+def _context(command: click.Command, name: str, parent: click.Context | None = None) -> click.Context:
     # The same page whatever the terminal it is made in.
-    return {"terminal_width": WIDTH, "max_content_width": WIDTH}
+    return click.Context(command, parent, name, terminal_width=WIDTH, max_content_width=WIDTH)
 
 
 def _pages(command: click.Command, ctx: click.Context) -> Iterator[str]:
@@ -34,7 +34,7 @@ def _pages(command: click.Command, ctx: click.Context) -> Iterator[str]:
         for name in command.list_commands(ctx):
             child = command.get_command(ctx, name)
             if child is not None:
-                yield from _pages(child, click.Context(child, parent=ctx, info_name=name, **_plain()))
+                yield from _pages(child, _context(child, name, ctx))
 
 
 @click.command()

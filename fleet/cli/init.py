@@ -15,7 +15,7 @@ from fleet.cli.starter import copy_starter
     "--task", "tasks", multiple=True, help="Copy only this starter task; may be given several times."
 )
 def init(name: Path, tasks: tuple[str, ...]) -> None:
-    """Make the folder NAME a fleet with starter tasks.
+    """Make NAME a fleet with starter tasks.
 
     Copies fleet.yaml, the promotion policy and the starter tasks with their rows. The folder must be
     new or empty; its name becomes the fleet's.

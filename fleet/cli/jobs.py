@@ -64,6 +64,7 @@ def _line(raw: bytes, number: int, task: str | None) -> Line:
 def _object(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw.decode("utf-8-sig"))
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair may hide in an escape
     except (ValueError, RecursionError) as error:
         raise JobError(f"is not JSON in UTF-8 ({error})") from error
     if not isinstance(value, dict):
@@ -101,7 +102,11 @@ def _job(value: Mapping[str, Any], name: str, task: str | None) -> Job:
 
 
 def some_text(text: str) -> str:
-    """``text`` unless it is blank. Raises ``JobError``."""
+    """``text`` unless it is blank or no Unicode. Raises ``JobError``."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise JobError("the text is not UTF-8") from error
     if not text.strip():
         raise JobError("the text is empty: give the job something to read")
     return text

@@ -23,7 +23,7 @@ class InOrder(FleetGroup):
         return list(self.commands)
 
 
-@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=InOrder, context_settings={"max_content_width": 100})
 @click.option(
     "--root",
     metavar="DIR",

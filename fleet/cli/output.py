@@ -63,15 +63,13 @@ def console(*, stderr: bool = False) -> Console:
     return made
 
 
-def table(columns: Sequence[str], *, right: Sequence[str] = (), fold: Sequence[str] = ()) -> Table:
-    """An empty table; ``right`` columns hold figures, only ``fold`` columns may be broken over lines."""
+def table(columns: Sequence[str], *, right: Sequence[str] = ()) -> Table:
+    """An empty table whose ``right`` columns hold figures; cells fold where the terminal is narrow."""
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in columns:
-        made.add_column(
-            name, justify="right" if name in right else "left", no_wrap=name not in fold, overflow="fold"
-        )
+        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
     return made
 
 

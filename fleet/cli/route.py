@@ -1,8 +1,7 @@
-"""``fleet route``: one text or many jobs through the router and its experts, in this process (``fleet.host``)."""
+"""``fleet route``: one text or many jobs through the router and its experts, in this process."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -49,7 +48,12 @@ class Wishes:
 )
 @click.option("--task", help="Give the job to this task; the router is not asked.")
 @click.option(
-    "--top", type=click.IntRange(min=1), default=1, show_default=True, help="Let the likeliest N answer."
+    "--top",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Let the likeliest N answer.",
 )
 @click.option("--explain", is_flag=True, help="Show why: nearest training rows, runner-up, fit, thresholds.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; JSON lines for many jobs.")
@@ -63,6 +67,7 @@ class Wishes:
 def route(
     ctx: click.Context,
     invocation: Invocation,
+    /,
     text: str | None,
     file: str | None,
     output: Path | None,
@@ -70,10 +75,10 @@ def route(
 ) -> None:
     """Route TEXT to its expert and show decision, answer and receipt.
 
-    With --file, or - for TEXT, every line of the input is a job: {"text": "..."} or {"fields": {...}}, with "id"
-    and "task" if wanted. Results come in the same order. A line that is no job, or a job that fails,
-    becomes a result with an error and stops nothing. Results already in --output are kept (a half
-    line is dropped) and the rest is added.
+    With --file, or with - as TEXT (standard input), every line is a job: {"text": "..."} or
+    {"fields": {...}}, with "id" and "task" if wanted. Results come in the same order. A line that is
+    no job, or a job that fails, becomes a result with an error and stops nothing. Results already in
+    --output are kept (a half line is dropped) and the rest is added.
 
     \b
     Exit codes:
@@ -234,5 +239,4 @@ def _progress(total: int | None, *, shown: bool) -> Iterator[Callable[[int], Non
             if done // CHUNK != (done := done + count) // CHUNK or done == total:
                 click.echo(f"{done}{'' if total is None else f' of {total}'} jobs", err=True)
 
-        with contextlib.nullcontext():
-            yield say
+        yield say

@@ -18,7 +18,7 @@ FILE = "task.schema.json"
 )
 @pass_invocation
 def schema(invocation: Invocation, action: str | None) -> None:
-    """Print the JSON Schema of task.yaml, or keep its file up to date."""
+    """Print or write the JSON Schema of task.yaml."""
     from fleet.manifest import manifest_schema, schema_is_fresh, write_schema
 
     if action is None:

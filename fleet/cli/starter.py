@@ -6,7 +6,6 @@ them as ``fleet/starter`` (``setup.py``); an editable install finds them beside 
 
 from __future__ import annotations
 
-import difflib
 import importlib.resources
 import re
 import shutil
@@ -14,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from fleet.errors import FleetError, InputError
+from fleet.errors import FleetError, InputError, suggest
 
 CONFIG = "fleet.yaml"
 TASKS = "tasks"
@@ -44,7 +43,7 @@ def copy_starter(target: Path, tasks: Sequence[str]) -> list[str]:
     target = target.absolute()
     if not NAME.fullmatch(target.name):
         raise InputError(
-            f"{target.name!r} cannot name a fleet: use small letters, digits and hyphens, beginning with a letter"
+            f"{target.name!r} cannot name a fleet: use small letters, digits and hyphens, a letter first"
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} exists and is not an empty folder: choose another name, or empty it")
@@ -63,9 +62,7 @@ def _chosen(tasks: Sequence[str]) -> list[str]:
     known = starter_tasks()
     for task in tasks:
         if task not in known:
-            near = difflib.get_close_matches(task, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-            raise InputError(f"there is no starter task called {task}; {hint}")
+            raise InputError(f"there is no starter task called {task}; {suggest(task, known)}")
     return [name for name in known if name in tasks] if tasks else known
 
 

@@ -38,7 +38,7 @@ COLUMNS = ("task", "champion", "metric", "value [95 %]", "age", "size", "challen
 @json_option
 @pass_invocation
 def status(invocation: Invocation, as_json: bool) -> None:
-    """Show every task's champion and challenger, and what has changed since.
+    """Show the champions, and what has changed since.
 
     "changed since" names manifest or data when they are no longer what the champion was trained with.
     """
@@ -83,7 +83,7 @@ def declared_tags(project: Project) -> tuple[dict[str, dict[str, str]], dict[str
 
 
 def status_table(tasks: Sequence[TaskStatus], notes: dict[str, str], now: datetime) -> Table:
-    made = table(COLUMNS, right=("value [95 %]", "age", "size"), fold=("changed since",))
+    made = table(COLUMNS, right=("value [95 %]", "age", "size"))
     for task in tasks:
         info, days = task.champion, task.age_days(now)
         metric, value = ("", NONE) if info is None else _figure(info)

@@ -1,4 +1,4 @@
-"""``fleet train`` and ``fleet train-all``: start a campaign, show it, report. The campaign is ``fleet.campaign``'s."""
+"""``fleet train`` and ``fleet train-all``: start a campaign, show it, report; ``fleet.campaign`` does it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ RESUMABLE = (
 def _training_options(command: Command) -> Command:
     for option in (
         json_option,
-        click.option("--threads", type=click.IntRange(min=1), help="Threads of one worker."),
-        click.option("--workers", type=click.IntRange(min=1), help="Trainings that run at once."),
+        click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of one worker."),
+        click.option(
+            "--workers", type=click.IntRange(min=1), metavar="N", help="Trainings that run at once."
+        ),
         click.option(
             "--address",
             help="A Ray cluster, host:port or ray://host:10001; RAY_ADDRESS or this machine if not given.",
@@ -41,11 +43,13 @@ def _training_options(command: Command) -> Command:
 @_training_options
 @pass_invocation
 @click.pass_context
-def train(ctx: click.Context, invocation: Invocation, tasks: tuple[str, ...], **options: Any) -> None:
-    """Train, evaluate, register and gate TASKs; refit the router.
+def train(ctx: click.Context, invocation: Invocation, /, tasks: tuple[str, ...], **options: Any) -> None:
+    """Train, register and gate TASKs.
 
-    What is registered already for the same manifest, data and base is not trained again. Ctrl-C
-    leaves everything resumable. Exit codes: 0 all well, 1 a task failed, 2 bad input, 130 interrupted.
+    Evaluates them too, and refits the router. What is registered already for the same manifest, data
+    and base is not trained again. Ctrl-C leaves everything resumable.
+
+    Exit codes: 0 all well, 1 a task failed, 2 bad input, 130 interrupted.
     """
     _campaign(ctx, invocation, tasks, **options)
 
@@ -54,17 +58,19 @@ def train(ctx: click.Context, invocation: Invocation, tasks: tuple[str, ...], **
 @click.option(
     "--only",
     type=click.Choice(["failed", "changed"]),
-    help="failed: those that failed in the last training; changed: those whose manifest, data or base has changed.",
+    help="Only tasks that failed the last time, or whose manifest, data or base has changed.",
 )
 @_training_options
 @pass_invocation
 @click.pass_context
-def train_all(ctx: click.Context, invocation: Invocation, **options: Any) -> None:
-    """Train, evaluate, register and gate every task; refit the router.
+def train_all(ctx: click.Context, invocation: Invocation, /, **options: Any) -> None:
+    """Train, register and gate every task.
 
-    What is registered already for the same manifest, data and base is not trained again. One failed
-    task does not stop the others. Ctrl-C leaves everything resumable. Exit codes: 0 all well,
-    1 a task failed, 2 bad input, 130 interrupted.
+    Evaluates them too, and refits the router. What is registered already for the same manifest, data
+    and base is not trained again. One failed task does not stop the others. Ctrl-C leaves everything
+    resumable.
+
+    Exit codes: 0 all well, 1 a task failed, 2 bad input, 130 interrupted.
     """
     _campaign(ctx, invocation, (), **options)
 

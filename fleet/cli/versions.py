@@ -1,15 +1,14 @@
-"""``fleet promote`` and ``fleet rollback``: a person's word on who is champion. The rules are ``fleet.registry``'s."""
+"""``fleet promote`` and ``fleet rollback``: a person's word on who is champion."""
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 import click
 
 from fleet.cli.invocation import Invocation, pass_invocation
 from fleet.cli.output import json_option, plain, print_json
-from fleet.errors import InputError
+from fleet.errors import InputError, suggest
 
 if TYPE_CHECKING:
     from fleet.registry.lifecycle import Change
@@ -29,7 +28,9 @@ _reason = click.option("--reason", default="", help="Why; kept with the version.
 def promote(
     invocation: Invocation, task: str, version: int | None, reason: str, by: str, as_json: bool
 ) -> None:
-    """Make VERSION of TASK its champion; the challenger if no VERSION is given."""
+    """Make a version of TASK its champion.
+
+    Without VERSION that is the challenger."""
     from fleet.registry import lifecycle
 
     registry = _registry(invocation, task)
@@ -43,7 +44,7 @@ def promote(
 @json_option
 @pass_invocation
 def rollback(invocation: Invocation, task: str, reason: str, by: str, as_json: bool) -> None:
-    """Return TASK to the champion before the present one."""
+    """Return TASK to its champion before."""
     from fleet.registry import lifecycle
 
     registry = _registry(invocation, task)
@@ -55,14 +56,9 @@ def _registry(invocation: Invocation, task: str) -> Registry:
     from fleet.stores import open_registry
 
     registry = open_registry(invocation.project())
-    known = sorted(registry.tasks())
+    known = registry.tasks()
     if task not in known:
-        near = difflib.get_close_matches(task, known, n=1)
-        hint = (
-            f"did you mean {near[0]}?"
-            if near
-            else f"there are: {', '.join(known) or 'none yet (fleet train-all)'}"
-        )
+        hint = suggest(task, known, none="none yet (fleet train-all)")
         raise InputError(f"no version of a task called {task} is registered; {hint}")
     return registry
 

@@ -1,8 +1,8 @@
 """Where workers say what they do and the driver reads it; nobody ever waits for it to train.
 
 An actor that keeps each task's newest word of every state, so that it stays small however slow the
-driver is and no change of state is missed.
-Losing it loses a picture, never a training. Knows nothing of how trainings are started.
+driver is and no change of state is missed. Losing it loses a picture, never a training. Knows
+nothing of how trainings are started.
 """
 
 from __future__ import annotations

@@ -65,10 +65,10 @@ def connect(
         check_address(wanted)
     with _environment({} if telemetry else {"RAY_USAGE_STATS_ENABLED": "0"}):
         _start(wanted, cpus)
-    try:
-        yield Session(wanted, started=wanted == "local")
-    finally:
-        ray.shutdown()
+        try:
+            yield Session(wanted, started=wanted == "local")
+        finally:
+            ray.shutdown()
 
 
 def _joined(address: str | None) -> Session:

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from statistics import NormalDist
+from typing import Literal
 
 from fleet.data.rows import TaskRows
 from fleet.errors import Fault
@@ -28,17 +29,26 @@ def balance_faults(manifest: Manifest, rows: TaskRows, min_effect: float = 0.05)
     here = f"{manifest.folder}/task.yaml"
     for name, split in (("train", rows.train), ("eval", rows.eval)):
         if not split:
-            yield Fault("empty-split", f"there are no {name} rows: write some", here, field=f"data.{name}")
+            field = f"data.{name}"
+            rule = f"there are no {name} rows: write some"
+            yield Fault("empty-split", rule, here, manifest.line_of(field), field)
     if manifest.kind == "classification":
         yield from _label_faults(manifest, rows, here)
     if rows.eval and manifest.metric != "perplexity":
         seen = detectable_difference(len(rows.eval))
         if seen > min_effect:
             message = (
-                f"the {len(rows.eval)} eval rows can show a difference of {100 * seen:.1f} points, the policy "
+                f"the {len(rows.eval)} eval rows can show a difference of {100 * seen:.1f} points; policy "
                 f"asks for {100 * min_effect:g}: about {paired_rows_needed(min_effect)} rows would do"
             )
-            yield Fault("eval-too-small", message, here, field="data.eval", severity="warning")
+            yield Fault(
+                "eval-too-small",
+                message,
+                here,
+                manifest.line_of("data.eval"),
+                "data.eval",
+                severity="warning",
+            )
 
 
 def _label_faults(manifest: Manifest, rows: TaskRows, here: str) -> Iterator[Fault]:
@@ -50,16 +60,22 @@ def _label_faults(manifest: Manifest, rows: TaskRows, here: str) -> Iterator[Fau
             severe = name == "train"
             advice = "no expert can learn them" if severe else "they are not measured"
             message = f"no {name} row has these labels, so {advice}: write rows or drop the labels"
-            yield Fault(
-                "label-without-rows", message, here, field=f"data.{name}", value=", ".join(missing),
-                severity="error" if severe else "warning",
-            )  # fmt: skip
+            field = f"data.{name}"
+            severity: Literal["error", "warning"] = "error" if severe else "warning"
+            line, value = manifest.line_of(field), ", ".join(missing)
+            yield Fault("label-without-rows", message, here, line, field, value, severity)
         present = [(counts[label], label) for label in labels if counts[label]]
         if len(present) > 1 and max(present)[0] > IMBALANCE * min(present)[0]:
             (least, rare), (most, common) = min(present), max(present)
             message = f"{common} has {most} {name} rows and {rare} {least}: write more of the rare label"
             yield Fault(
-                "label-imbalance", message, here, field=f"data.{name}", value=rare, severity="warning"
+                "label-imbalance",
+                message,
+                here,
+                manifest.line_of(f"data.{name}"),
+                f"data.{name}",
+                value=rare,
+                severity="warning",
             )
 
 

@@ -71,4 +71,14 @@ def _adapter_faults(project: Project, manifest: Manifest) -> list[Fault]:
         f"begin at {trunk} unless quality needs it"
     )
     here = f"{manifest.folder}/task.yaml"
-    return [Fault("below-trunk", message, here, None, "adapter.layers", str(first), "warning")]
+    return [
+        Fault(
+            "below-trunk",
+            message,
+            here,
+            manifest.line_of("adapter.layers"),
+            "adapter.layers",
+            str(first),
+            "warning",
+        )
+    ]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,11 +83,3 @@ def near_pairs(texts: Sequence[str], threshold: float = NEAR) -> list[Pair]:
                 found.append(Pair(other, index, similarity))
         index_of.insert(index, hashed, check_duplication=False)
     return found
-
-
-def grouped(pairs: Sequence[Pair]) -> dict[int, list[Pair]]:
-    """Pairs by their second row."""
-    groups: dict[int, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        groups[pair.second].append(pair)
-    return groups

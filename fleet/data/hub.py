@@ -42,7 +42,7 @@ def hub_records(address: str, limits: Limits) -> Iterator[Record | Fault]:
     try:
         place = parse_hub(address)
     except ValueError as error:
-        yield Fault("bad-hub-address", str(error), address, value=address)
+        yield Fault("bad-hub-address", str(error), value=address)
         return
     import datasets
 
@@ -54,11 +54,11 @@ def hub_records(address: str, limits: Limits) -> Iterator[Record | Fault]:
             "hub-unreachable",
             f"cannot be had from the hub ({type(error).__name__}: {reason[:200]}): check the address and the "
             "network, or download the rows and name the files instead",
-            address,
+            value=address,
         )
         return
     if len(rows) > limits.rows:
-        yield Fault("too-many-rows", f"more than {limits.rows} rows", address, value=str(len(rows)))
+        yield Fault("too-many-rows", f"more than {limits.rows} rows", value=address)
         return
     for values in rows:
         named = dict(values)

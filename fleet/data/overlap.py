@@ -21,6 +21,7 @@ CONFUSED = 0.25
 """Share of held-out jobs nearer to another task's centre than to their own at which we warn."""
 
 _SAMPLE = 500
+_FEWEST = 10
 
 
 def shared_row_faults(fleet: Fleet) -> Iterator[Fault]:
@@ -47,11 +48,11 @@ def alike_faults(fleet: Fleet) -> Iterator[Fault]:
     that lie nearer to the other task's centre count as confused. Centres are compared as directions from
     their common middle; words that all tasks share would otherwise decide for the task of shortest texts.
     """
-    names = [name for name, (_, rows) in fleet.items() if rows.train and rows.eval]
+    samples = {name: (_sample(rows.train), _sample(rows.eval)) for name, (_, rows) in fleet.items()}
+    names = [name for name, texts in samples.items() if min(map(len, texts)) >= _FEWEST]
     if len(names) < 2:
         return
-    train = [_sample(fleet[name][1].train) for name in names]
-    held = [_sample(fleet[name][1].eval) for name in names]
+    train, held = zip(*(samples[name] for name in names), strict=True)
     vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+")
     try:
         vectors.fit([text for texts in train for text in texts])
@@ -79,5 +80,5 @@ def alike_faults(fleet: Fleet) -> Iterator[Fault]:
 
 
 def _sample(rows: Sequence[Row]) -> list[str]:
-    texts = [normal(row) for row in rows]
+    texts = [text for row in rows if (text := normal(row))]
     return texts if len(texts) <= _SAMPLE else random.Random(0).sample(texts, _SAMPLE)

@@ -71,10 +71,11 @@ def collect_task_rows(
             limits=limits,
         )
         here = f"{manifest.folder}/task.yaml"
-        # A source that leads nowhere is a fault of the manifest's line, not of a file.
-        faults = [replace(f, file=here, field=field) if f.file == manifest.folder else f for f in faults]
+        # A source that leads nowhere is a fault of the manifest, not of a file.
+        line = manifest.line_of(field)
+        faults = [f if f.file else replace(f, file=here, line=line, field=field) for f in faults]
         if not rows and not faults:
-            faults = [Fault("empty-split", "holds no rows: write some", here, field=field)]
+            faults = [Fault("empty-split", "holds no rows: write some", here, line, field)]
         return rows, faults
 
     train, faults = collect(manifest.data.train, "data.train")

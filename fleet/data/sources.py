@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import json
+import posixpath
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -29,26 +30,28 @@ _GZIP_FAULTS = (gzip.BadGzipFile, EOFError, zlib.error)
 def read_source(
     source: str, folder: str, root: Path, limits: Limits | None = None
 ) -> Iterator[Record | Fault]:
-    """Every record of ``source``: a path or glob relative to ``folder`` below ``root``, or ``hf://``."""
+    """Every record of ``source``: a path or glob relative to ``folder`` below ``root``, or ``hf://``.
+
+    A fault of the source itself, such as a path that leads nowhere, names no file.
+    """
     limits = limits or Limits()
     if source.startswith("hf://"):
         yield from hub_records(source, limits)
         return
     base = PurePosixPath(folder)
     if PurePosixPath(source).is_absolute() or "\\" in source or "\0" in source:
-        yield Fault(
-            "path-outside-project", "should be relative to the task's folder, with /", folder, value=source
-        )
+        yield Fault("path-outside-project", "should be relative to the task's folder, with /", value=source)
+        return
+    if posixpath.normpath(base / source).split("/")[0] == "..":
+        yield Fault("path-outside-project", "leads out of the project: keep data inside it", value=source)
         return
     found = _matches(root / base, source)
     inside = [path for path in found if path.resolve().is_relative_to(root.resolve())]
     if len(inside) < len(found):
-        yield Fault(
-            "path-outside-project", "leads out of the project: keep data inside it", folder, value=source
-        )
+        yield Fault("path-outside-project", "leads out of the project: keep data inside it", value=source)
         return
     if not found:
-        yield Fault("no-such-file", "matches no file: create it or mend the path", folder, value=source)
+        yield Fault("no-such-file", "matches no file: create it or mend the path", value=source)
     for path in found:
         shown = path.resolve().relative_to(root.resolve()).as_posix()
         yield from _read_file(path, shown, limits)

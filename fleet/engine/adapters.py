@@ -78,7 +78,9 @@ class Adapter:
 
 def save_adapter(folder: Path, adapter: Adapter, base_name: str) -> None:
     """Write PEFT's two files into a folder that exists; bf16, which is what serves it."""
-    tensors = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in adapter.tensors.items()}
+    tensors = {
+        name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in adapter.tensors.items()
+    }
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
@@ -207,7 +209,9 @@ class AdapterBank:
         lora = self.loras[slot]
         if lora is None:
             raise ValueError(f"slot {slot} is empty")
-        return Adapter(lora, {name: t.detach().float().cpu().clone() for name, t in self.parameters(slot).items()})
+        return Adapter(
+            lora, {name: t.detach().float().cpu().clone() for name, t in self.parameters(slot).items()}
+        )
 
     def select(self, slots: Sequence[int], batch: Batch, *, dtype: torch.dtype) -> Slots:
         """The adapters for a batch whose row *i* belongs to ``slots[i]``; -1 is the bare base.

@@ -112,10 +112,7 @@ def load_checkpoint(
                 parameter.copy_(tensors[f"parameter/{key}"])
         saved = optimiser.state_dict()
         saved["state"] = {
-            index: {
-                what: tensors[f"{what}/{key}"]
-                for what in ("step", "exp_avg", "exp_avg_sq")
-            }
+            index: {what: tensors[f"{what}/{key}"] for what in ("step", "exp_avg", "exp_avg_sq")}
             for index, key in enumerate(parameters)
             if f"step/{key}" in tensors
         }

@@ -22,6 +22,7 @@ from fleet.engine.constraint import Constraint
 from fleet.engine.gemma import Batch, Cache, Gemma
 from fleet.engine.specs import TextSpec
 from fleet.engine.trunk import TrunkState
+from fleet.errors import JobError
 
 KEPT_LOGITS = 256
 """Logits kept per branching point for calibration: beyond the top few the probabilities vanish."""
@@ -47,7 +48,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What came of a request. ``error`` is set when the expert failed; then there is no value."""
+    """What came of a request; without a value when the expert failed or the job cannot be answered."""
 
     job_id: str
     value: Any
@@ -64,6 +65,9 @@ class Completion:
     branches: tuple[tuple[Tensor, int], ...]
     """Per branching point the (largest) logits of the allowed tokens and the index of the chosen one."""
     error: str | None = None
+    """Why the expert failed: it should not answer any more."""
+    fault: str | None = None
+    """Why this job alone has no answer."""
 
 
 @dataclass(slots=True)
@@ -81,6 +85,9 @@ class _Running:
     branches: list[tuple[Tensor, int]] = field(default_factory=list)
     generator: torch.Generator | None = None
     error: str | None = None
+    """The expert failed."""
+    fault: str | None = None
+    """The job cannot be answered, and the expert is not to blame."""
     truncated: bool = False
 
     @property
@@ -104,7 +111,9 @@ class Scheduler:
 
     def submit(self, request: Request) -> None:
         if request.state.depth != self._depth:
-            raise ValueError(f"trunk states of depth {request.state.depth}, the scheduler works with {self._depth}")
+            raise ValueError(
+                f"trunk states of depth {request.state.depth}, the scheduler works with {self._depth}"
+            )
         self._waiting.append(request)
 
     def cancel(self, job_id: str) -> bool:
@@ -264,8 +273,11 @@ def _force(running: _Running) -> None:
         running.output += tokens
         running.pending += tokens
     if not constraint.done and len(running.output) >= limit:
-        running.output += constraint.close()
         running.truncated = True
+        try:
+            running.output += constraint.close()
+        except JobError as error:  # a pattern that no short text completes
+            running.fault = str(error)
 
 
 def _sample(scores: Tensor, sampling: TextSpec, generator: torch.Generator) -> int:
@@ -279,11 +291,11 @@ def _sample(scores: Tensor, sampling: TextSpec, generator: torch.Generator) -> i
 
 def _complete(running: _Running) -> Completion:
     constraint = running.request.constraint
-    value = None if running.error else constraint.value()
+    answered = running.error is None and running.fault is None
     return Completion(
         job_id=running.request.job_id,
-        value=value,
-        text="" if running.error else constraint.text(),
+        value=constraint.value() if answered else None,
+        text=constraint.text() if answered else "",
         tokens=len(running.output),
         confidence=math.exp(running.log_confidence),
         truncated=running.truncated,
@@ -292,4 +304,5 @@ def _complete(running: _Running) -> Completion:
         head_rows=running.head_rows,
         branches=tuple(running.branches),
         error=running.error,
+        fault=running.fault,
     )

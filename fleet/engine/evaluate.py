@@ -221,7 +221,8 @@ def _equal_fields(wanted: Any, given: Any) -> float:
         return float(wanted == given)
     fields = wanted.keys() | given.keys()
     missing = object()
-    return sum(wanted.get(f, missing) == given.get(f, missing) for f in fields) / max(1, len(fields))
+    equal = [bool(wanted.get(f, missing) == given.get(f, missing)) for f in fields]
+    return sum(equal) / max(1, len(equal))
 
 
 def _span_counts(wanted: Any, given: Any) -> tuple[int, int, int]:

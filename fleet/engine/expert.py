@@ -82,7 +82,9 @@ def read_expert(folder: Path, *, digest: str | None = None) -> tuple[Adapter, Ex
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{folder.name}/{CARD_FILE} cannot be read: {error}") from error
     if card.format != FORMAT:
-        raise ArtifactError(f"{folder.name}/{CARD_FILE} has format {card.format}, this release reads {FORMAT}")
+        raise ArtifactError(
+            f"{folder.name}/{CARD_FILE} has format {card.format}, this release reads {FORMAT}"
+        )
     return adapter, card
 
 
@@ -90,7 +92,7 @@ def check_fits(base: Base, spec: TaskSpec, card: ExpertCard) -> None:
     """Raise ``SealError`` unless the expert was made for this base, tokenizer and prompt."""
     if card.base_fingerprint != base.fingerprint:
         raise SealError(
-            f"{card.task}: trained over base {card.base_fingerprint[:12]}, this one is {base.fingerprint[:12]}; "
+            f"{card.task}: trained over base {card.base_fingerprint[:12]}, this is {base.fingerprint[:12]}; "
             "set `base` in fleet.yaml to the one it was trained with, or train it again"
         )
     if card.seal != (found := seal(Renderer(base.tokenizer), spec)):
@@ -132,6 +134,9 @@ def _next_logits(base: Base, bank: AdapterBank, slot: int, spec: TaskSpec, job: 
     batch = Batch.of([len(ids)], device=model.device)
     adapters = bank.select([slot], batch, dtype=model.dtype)
     h = model.run(
-        model.embed(torch.tensor(ids, device=model.device)), batch, (0, model.config.layers), adapters=adapters
+        model.embed(torch.tensor(ids, device=model.device)),
+        batch,
+        (0, model.config.layers),
+        adapters=adapters,
     )
     return model.logits(model.norm(h[-1:]))[0].cpu()

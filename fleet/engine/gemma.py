@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-PAD_QUERY_KEY = 0
-"""The key that padded queries may see: a softmax over nothing would be NaN."""
+SMALL_ATTENTION = 256 * 256
+"""Up to so many query-key pairs a row plain batched products beat the fused kernel on the CPU (by 2 to 4
+times with the backward pass). A longer row in the batch may change the choice, and with it the rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class GemmaConfig:
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> GemmaConfig:
-        """Read a transformers ``config.json`` of either generation (flat rope keys or ``rope_parameters``)."""
+        """Read transformers' ``config.json`` of either generation (flat rope keys, ``rope_parameters``)."""
         layers = int(config["num_hidden_layers"])
         kinds = config.get("layer_types")
         if kinds is None:
@@ -204,7 +205,7 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding (arXiv:2104.09864): ``x [M, heads, head_dim]``, ``cos, sin [M, 1, head_dim]``."""
+    """Rotary embedding (arXiv:2104.09864): ``x [M, heads, head_dim]``, ``cos, sin [M, 1, head_dim]``."""
     half = x.shape[-1] // 2
     turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
     return x * cos + turned * sin
@@ -302,15 +303,14 @@ class Gemma:
         if cache is not None and cache.capacity < batch.span:
             raise ValueError(f"the cache holds {cache.capacity} tokens a row, {batch.span} are needed")
         ropes: dict[bool, tuple[Tensor, Tensor]] = {}
-        masks: dict[bool, Tensor | None] = {}
-        plain_causal = cache is None or not bool(batch.past.any())
+        masks: dict[bool, Tensor] = {}
         for index in range(*layers):
             everywhere = index in self.config.global_layers
             if everywhere not in ropes:
                 ropes[everywhere] = self._rope(batch.positions, everywhere)
                 short = batch.span <= self.config.window
                 window = None if everywhere or short else self.config.window
-                masks[everywhere] = None if plain_causal and window is None else batch.mask(window)
+                masks[everywhere] = batch.mask(window)
             h = self._layer(
                 index, h, batch, ropes[everywhere], masks[everywhere], adapters, cache, cache_rows, collect
             )
@@ -327,7 +327,7 @@ class Gemma:
         h: Tensor,
         batch: Batch,
         rope: tuple[Tensor, Tensor],
-        mask: Tensor | None,
+        mask: Tensor,
         adapters: Adapting | None,
         cache: Cache | None,
         cache_rows: Tensor | None,
@@ -344,8 +344,12 @@ class Gemma:
             return _rms_norm(x, weights.norms[name], c.eps)
 
         x = norm("input_layernorm", h)
-        q = _rotate(norm("self_attn.q_norm", project("self_attn.q_proj", x).view(-1, c.heads, c.head_dim)), *rope)
-        k = _rotate(norm("self_attn.k_norm", project("self_attn.k_proj", x).view(-1, c.kv_heads, c.head_dim)), *rope)
+        q = _rotate(
+            norm("self_attn.q_norm", project("self_attn.q_proj", x).view(-1, c.heads, c.head_dim)), *rope
+        )
+        k = _rotate(
+            norm("self_attn.k_norm", project("self_attn.k_proj", x).view(-1, c.kv_heads, c.head_dim)), *rope
+        )
         v = project("self_attn.v_proj", x)
         k = k.view(len(x), -1)
         if collect is not None:
@@ -365,25 +369,35 @@ class Gemma:
         x = F.gelu(project("mlp.gate_proj", x), approximate="tanh") * project("mlp.up_proj", x)
         return h + norm("post_feedforward_layernorm", project("mlp.down_proj", x))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """``q [B, N, heads, head_dim]``, ``k, v [B, T, kv_heads * head_dim]`` to ``[B, N, heads * head_dim]``.
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """``q [B, N, heads, head_dim]``, ``k, v [B, T, kv_heads * head_dim]`` to ``[B, N, D_heads]``.
 
-        ``mask`` None means plain causal. Grouped-query attention (arXiv:2305.13245).
+        ``mask [B or 1, 1, N, T]`` is true where a query may look. Grouped-query attention
+        (arXiv:2305.13245): the heads that share keys are stacked as more queries.
         """
         c = self.config
-        b, n = q.shape[:2]
+        b, n, t = q.shape[0], q.shape[1], k.shape[1]
         group = c.heads // c.kv_heads
-        k = k.view(b, -1, c.kv_heads, 1, c.head_dim).expand(-1, -1, -1, group, -1).flatten(2, 3)
-        v = v.view(b, -1, c.kv_heads, 1, c.head_dim).expand(-1, -1, -1, group, -1).flatten(2, 3)
-        out = F.scaled_dot_product_attention(
-            q.transpose(1, 2),
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=c.attention_scale,
-        )
-        return out.transpose(1, 2).reshape(b, n, c.heads * c.head_dim)
+        if n * t > SMALL_ATTENTION:
+            k = k.view(b, t, c.kv_heads, 1, c.head_dim).expand(-1, -1, -1, group, -1).flatten(2, 3)
+            v = v.view(b, t, c.kv_heads, 1, c.head_dim).expand(-1, -1, -1, group, -1).flatten(2, 3)
+            out = F.scaled_dot_product_attention(
+                q.transpose(1, 2),
+                k.transpose(1, 2),
+                v.transpose(1, 2),
+                attn_mask=mask,
+                scale=c.attention_scale,
+            )
+            return out.transpose(1, 2).reshape(b, n, -1)
+        # Stacked per key head: [B * kv_heads, group * N, head_dim] against [B * kv_heads, T, head_dim].
+        queries = q.view(b, n, c.kv_heads, group, c.head_dim).permute(0, 2, 3, 1, 4)
+        queries = (queries * c.attention_scale).reshape(b * c.kv_heads, group * n, c.head_dim)
+        keys = k.view(b, t, c.kv_heads, c.head_dim).transpose(1, 2).reshape(b * c.kv_heads, t, c.head_dim)
+        values = v.view(b, t, c.kv_heads, c.head_dim).transpose(1, 2).reshape(b * c.kv_heads, t, c.head_dim)
+        scores = torch.bmm(queries, keys.transpose(1, 2)).float().view(b, c.heads, n, t)
+        weights = torch.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1).to(q.dtype)
+        out = torch.bmm(weights.view(b * c.kv_heads, group * n, t), values)
+        return out.view(b, c.kv_heads, group, n, c.head_dim).permute(0, 3, 1, 2, 4).reshape(b, n, -1)
 
 
 def _plain_name(name: str) -> str:

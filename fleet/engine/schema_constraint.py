@@ -220,7 +220,13 @@ class SchemaConstraint:
             return True
         if self._last is not None:
             before = vocabulary.spelling[self._last]
-            if _whole(before) and vocabulary.encode((before + spelled).decode()) != [self._last, token]:
+            # Control strings are cut behind their first character, "<" or "[": there neighbours may merge.
+            cut = before.endswith((b"<", b"["))
+            if (
+                _whole(before)
+                and not cut
+                and vocabulary.encode((before + spelled).decode()) != [self._last, token]
+            ):
                 return False
         if followers is None:
             ways = self._ways_after(token)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fleet.engine.integer_regex import integer_regex
+from fleet.engine.number_regex import at_least, at_most, integer_regex, number_regex
 from fleet.schema_subset import VERBATIM, resolved
 
 __all__ = ["compact", "free_patterns", "has_rival_choices", "has_verbatim", "schema_grammar"]
@@ -20,11 +20,6 @@ __all__ = ["compact", "free_patterns", "has_rival_choices", "has_verbatim", "sch
 CHARACTER = r'([^"\\\x00-\x1f]|\\["\\bfnrt]|\\u00(0[0-7be-f]|1[0-9a-f]))'
 """One character as ``json.dumps(..., ensure_ascii=False)`` writes it within a string."""
 
-# No exponent large enough to overflow, so that a number always parses to a finite value.
-NUMBER = (
-    r"-?((0|[1-9][0-9]{0,39})(\.[0-9]{1,24})?"
-    r"|[1-9](\.[0-9]{1,24})?e(-([0-9]{2}|[1-3][0-9]{2})|\+([0-9]{2}|[12][0-9]{2})))"
-)
 INTEGER = r"-?[1-9][0-9]{0,39}|0"
 
 
@@ -187,7 +182,6 @@ class _Writer:
             raise ValueError(f"{where}: {error}") from error
 
     def _number(self, schema: Mapping[str, Any]) -> str:
-        bounds = {word: schema[word] for word in ("minimum", "maximum") if word in schema}
-        if not bounds:
-            return self._terminal(f"/{NUMBER}/")
-        return self._rule("%json " + _quoted({"type": "number", **bounds}))
+        bounds = [at_least(schema["minimum"])] if "minimum" in schema else []
+        bounds += [at_most(schema["maximum"])] if "maximum" in schema else []
+        return self._terminal(" & ".join(f"/{bound}/" for bound in bounds or [number_regex()]))

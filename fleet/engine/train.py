@@ -142,7 +142,9 @@ def train_cohort(
     """
     if len({task.spec.name for task in tasks}) != len(tasks):
         raise TrainingError("the tasks of a cohort must have different names")
-    return _Cohort(base, tasks, checkpoint, checkpoint_seconds, on_progress, on_checkpoint, micro_tokens).run()
+    return _Cohort(
+        base, tasks, checkpoint, checkpoint_seconds, on_progress, on_checkpoint, micro_tokens
+    ).run()
 
 
 class _Cohort:
@@ -256,7 +258,9 @@ class _Cohort:
         """Summed loss of each task's supervised tokens in one micro-batch."""
         tokens = [member.rows[index] for member, index in rows]
         batch = Batch.of([len(row.ids) for row in tokens], device=self.model.device)
-        h = self.trunk.states([((member.slot, index), row) for (member, index), row in zip(rows, tokens, strict=True)])
+        h = self.trunk.states(
+            [((member.slot, index), row) for (member, index), row in zip(rows, tokens, strict=True)]
+        )
         slots = [member.slot for member, _ in rows]
         adapters = self.bank.select(slots, batch, dtype=self.model.dtype)
         h = self.model.run(h, batch, (self.first, self.model.config.layers), adapters=adapters)
@@ -266,7 +270,9 @@ class _Cohort:
         members = {member.slot: member for member, _ in rows}
         for slot, row, start in zip(slots, tokens, starts, strict=True):
             # The hidden state before a token predicts it.
-            positions.setdefault(slot, []).extend(range(start + row.supervised_from - 1, start + len(row.ids) - 1))
+            positions.setdefault(slot, []).extend(
+                range(start + row.supervised_from - 1, start + len(row.ids) - 1)
+            )
             targets.setdefault(slot, []).extend(row.ids[row.supervised_from :])
         return {
             slot: head_loss(
@@ -336,7 +342,9 @@ class _Cohort:
         member.torn = False
         self._report(member, "done" if state.finished else "training")
 
-    def _report(self, member: _Member, what: Literal["preparing", "training", "validating", "done", "failed"]) -> None:
+    def _report(
+        self, member: _Member, what: Literal["preparing", "training", "validating", "done", "failed"]
+    ) -> None:
         state = member.state
         left = sum(
             sum(len(m.rows[i].ids) for batch in epoch for i in batch)
@@ -375,12 +383,17 @@ class _Cohort:
         if self.checkpoint is not None:
             for member in self.members:
                 found = load_checkpoint(
-                    self.checkpoint, member.task.checkpoint_name, self.bank.parameters(member.slot), member.optimiser
+                    self.checkpoint,
+                    member.task.checkpoint_name,
+                    self.bank.parameters(member.slot),
+                    member.optimiser,
                 )
                 if found is not None:
                     member.state = found
         for member in self.members:
-            self._report(member, "failed" if member.error else "done" if member.state.finished else "preparing")
+            self._report(
+                member, "failed" if member.error else "done" if member.state.finished else "preparing"
+            )
 
     def _result(self, member: _Member) -> TrainResult:
         state, spec = member.state, member.task.spec
@@ -427,7 +440,10 @@ class _FrozenRows:
         with torch.no_grad():
             ids = torch.tensor([i for row in rows for i in row.ids], device=self._model.device)
             batch = Batch.of(lengths, device=self._model.device)
-            return self._model.run(self._model.embed(ids), batch, (0, self._first)).split(lengths)
+            states: tuple[Tensor, ...] = self._model.run(
+                self._model.embed(ids), batch, (0, self._first)
+            ).split(lengths)
+        return states
 
 
 def _epoch(rows: Sequence[TokenRow], spec: TaskSpec, epoch: int) -> list[list[int]]:

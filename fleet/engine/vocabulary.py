@@ -1,7 +1,7 @@
 """A tokenizer seen as bytes: what each token spells, and how a text is tokenised when nobody asks.
 
-The canonical tokens of a text are what the tokenizer makes of it, with the names of special tokens in
-it read as plain text. Knows nothing of grammars or models; llguidance is imported on first use.
+The canonical tokens of a text are those that prompts and training targets are made of. Knows nothing of
+grammars or models; llguidance is imported on first use.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
+from fleet.engine.prompt import Renderer
 from fleet.errors import BaseError
 
 if TYPE_CHECKING:
@@ -34,21 +35,21 @@ class Vocabulary:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         if tokenizer.eos_token_id is None:
             raise BaseError("the base's tokenizer has no end token: set eos_token in tokenizer_config.json")
-        backend = tokenizer.backend_tokenizer
-        pieces = backend.get_vocab(with_added_tokens=True)
-        added = backend.get_added_tokens_decoder()
+        pieces = tokenizer.get_vocab()
+        self._renderer = Renderer(tokenizer)
         self.eos = int(tokenizer.eos_token_id)
         self.size = max(pieces.values()) + 1
         self.spelling: list[bytes] = [b""] * self.size
         for piece, index in pieces.items():
             byte = re.fullmatch(r"<0x([0-9A-F]{2})>", piece)
             self.spelling[index] = bytes([int(byte[1], 16)]) if byte else piece.replace("▁", " ").encode()
-        named = {index for index, token in added.items() if token.special} | {self.eos}
-        unused = {index for index, spelled in enumerate(self.spelling) if not spelled}
-        self.special = frozenset(named | unused)
+        self.special = self._find_special(tokenizer)
         self.byte_tokens = self._find_bytes()
-        self._tokenizer = tokenizer
-        self._check()
+        if self.spell(self.encode(PROBE)) != PROBE.encode():
+            raise BaseError(
+                "the base's tokenizer changes the text it encodes; constraints need one that keeps every "
+                "byte, as Gemma 3's does (BPE with byte fallback, no prefix space)"
+            )
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
@@ -58,6 +59,16 @@ class Vocabulary:
             known = _KNOWN[tokenizer] = cls(tokenizer)
         return known
 
+    def _find_special(self, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+        """Tokens that no text is made of: control tokens, marked as such or not, and unused ids."""
+        named = {
+            index
+            for index, token in tokenizer.added_tokens_decoder.items()
+            if token.special or self.encode(self.spelling[index].decode()) != [index]
+        }
+        unused = {index for index, spelled in enumerate(self.spelling) if not spelled}
+        return frozenset(named | unused | {self.eos})
+
     def _find_bytes(self) -> NDArray[np.int64]:
         # Byte-fallback tokens come first in these vocabularies, and any spelling of the byte will do.
         found = np.full(256, -1, dtype=np.int64)
@@ -66,20 +77,9 @@ class Vocabulary:
                 found[spelled[0]] = index
         return found
 
-    def _check(self) -> None:
-        if self.spell(self.encode(PROBE)) != PROBE.encode():
-            raise BaseError(
-                "the base's tokenizer changes the text it encodes; constraints need one that keeps every "
-                "byte, as Gemma 3's does (BPE with byte fallback, no prefix space)"
-            )
-
     def encode(self, text: str) -> list[int]:
         """Canonical tokens of ``text``; no begin or end token."""
-        ids: list[int] = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
-        if self.special.isdisjoint(ids):
-            return ids
-        slow: Any = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-        return list(slow["input_ids"])
+        return self._renderer.text_ids(text)
 
     def encode_bytes(self, spelled: bytes) -> list[int]:
         """Tokens that spell any bytes: canonical where they are UTF-8, byte by byte where they are not."""

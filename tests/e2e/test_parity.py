@@ -30,7 +30,9 @@ def test_logits_equal_transformers(real_base_folder: Path, dtype: torch.dtype, t
     theirs = AutoModelForCausalLM.from_pretrained(real_base_folder, dtype=dtype).eval()
     with torch.inference_mode():
         wanted = theirs(torch.tensor([ids]), logits_to_keep=32).logits[0].float()
-        h = base.model.run(base.model.embed(torch.tensor(ids)), Batch.of([len(ids)]), (0, base.model.config.layers))
+        h = base.model.run(
+            base.model.embed(torch.tensor(ids)), Batch.of([len(ids)]), (0, base.model.config.layers)
+        )
         got = base.model.logits(base.model.norm(h[-32:]))
     assert tokens < base.model.config.window or len(ids) > base.model.config.window
     if dtype == torch.float32:

@@ -36,16 +36,22 @@ def random_adapter(model: Gemma, lora: LoraSpec, seed: int) -> Adapter:
     return Adapter(lora, tensors)
 
 
-def logits(model: Gemma, ids: list[list[int]], bank: AdapterBank | None, slots: list[int]) -> list[torch.Tensor]:
+def logits(
+    model: Gemma, ids: list[list[int]], bank: AdapterBank | None, slots: list[int]
+) -> list[torch.Tensor]:
     batch = Batch.of([len(row) for row in ids])
     adapters = None if bank is None else bank.select(slots, batch, dtype=model.dtype)
     with torch.no_grad():
-        h = model.run(model.embed(torch.tensor([t for r in ids for t in r])), batch, (0, 6), adapters=adapters)
+        h = model.run(
+            model.embed(torch.tensor([t for r in ids for t in r])), batch, (0, 6), adapters=adapters
+        )
         return list(model.logits(model.norm(h)).split([len(row) for row in ids]))
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.tuples(st.integers(-1, 2), st.integers(1, 12)), min_size=1, max_size=6), st.integers(0, 99))
+@given(
+    st.lists(st.tuples(st.integers(-1, 2), st.integers(1, 12)), min_size=1, max_size=6), st.integers(0, 99)
+)
 def test_a_mixed_batch_is_each_row_with_its_own_adapter(
     model: Gemma, rows: list[tuple[int, int]], seed: int
 ) -> None:

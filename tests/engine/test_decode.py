@@ -56,7 +56,10 @@ class Shop:
             lora = LoraSpec(4, 8.0, (first, 6))
             self.bank.initialise(slot, lora, slot)
             generator = torch.Generator().manual_seed(slot)
-            noisy = {k: t + 0.1 * torch.randn(t.shape, generator=generator) for k, t in self.bank.adapter(slot).tensors.items()}
+            noisy = {
+                k: t + 0.1 * torch.randn(t.shape, generator=generator)
+                for k, t in self.bank.adapter(slot).tensors.items()
+            }
             self.bank.load(slot, Adapter(lora, noisy))
 
     def request(self, name: str, spec: ConstraintSpec, job: str, slot: int, limit: int = 24) -> Request:
@@ -83,7 +86,9 @@ def shop(tiny_base_folder: Path) -> Shop:
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(JOB, min_size=1, max_size=6), st.integers(1, 4))
-def test_company_changes_no_answer(shop: Shop, jobs: list[tuple[ConstraintSpec, str, int]], rows: int) -> None:
+def test_company_changes_no_answer(
+    shop: Shop, jobs: list[tuple[ConstraintSpec, str, int]], rows: int
+) -> None:
     together = shop.run([shop.request(str(i), *job) for i, job in enumerate(jobs)], max_rows=rows)
     for i, job in enumerate(jobs):
         (alone,) = shop.run([shop.request("alone", *job)])
@@ -121,7 +126,9 @@ def greedy(shop: Shop, spec: ConstraintSpec, job: str, slot: int) -> object:
 
 @pytest.mark.parametrize("slot", [-1, 0, 1, 2])
 @pytest.mark.parametrize("spec", [LABELS, RECORD], ids=["labels", "record"])
-def test_caches_trunk_states_and_small_heads_change_nothing(shop: Shop, spec: ConstraintSpec, slot: int) -> None:
+def test_caches_trunk_states_and_small_heads_change_nothing(
+    shop: Shop, spec: ConstraintSpec, slot: int
+) -> None:
     for job in ("Anna met Bo in the rain", "no"):
         (got,) = shop.run([shop.request("x", spec, job, slot, 200)])
         assert not got.truncated

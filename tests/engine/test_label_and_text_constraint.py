@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from fleet.engine.constraint import ConstraintCompiler
-from fleet.engine.integer_regex import integer_regex
+from fleet.engine.number_regex import at_least, at_most, integer_regex, number_regex
 from fleet.engine.specs import LabelSpec, TextSpec
 from fleet.engine.vocabulary import Vocabulary, split_utf8
 
@@ -160,6 +161,32 @@ def test_integer_ranges_without_a_bound() -> None:
     assert re.fullmatch(integer_regex(7.5, None), "8")
     with pytest.raises(ValueError, match="no integer"):
         integer_regex(1.2, 1.8)
+
+
+decimals = st.one_of(
+    st.integers(-2000, 2000),
+    st.floats(-50, 50),
+    st.decimals(-9, 9, places=2).map(float),
+    st.floats(-1e-3, 1e-3),
+)
+
+
+@given(number=decimals, bound=decimals)
+def test_number_ranges(number: float, bound: float) -> None:
+    text = json.dumps(number)
+    assert re.fullmatch(number_regex(), text)
+    # A bound within the reach of exponents (below 1e-4) only admits numbers written without one.
+    plain = "e" not in text or abs(bound) >= 1e-4 or bound == 0
+    for regex, inside in ((at_least(bound), number >= bound), (at_most(bound), number <= bound)):
+        matched = bool(re.fullmatch(regex, text))
+        assert matched == inside if plain else not matched or inside
+
+
+@pytest.mark.parametrize("text", ["0.0", "0", "5", "5.0", "4.99", "1e-05", "5e-324"])
+def test_numbers_at_and_within_bounds(text: str) -> None:
+    assert re.fullmatch(at_least(0), text)
+    assert re.fullmatch(at_most(5), text)
+    assert not re.fullmatch(at_most(-0.5), text)
 
 
 @given(text=st.text(max_size=6), start=st.integers(0, 3), stop=st.integers(0, 24))

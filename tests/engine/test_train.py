@@ -23,7 +23,9 @@ def base(tiny_base_folder: Path) -> Base:
     return load_base(tiny_base_folder, dtype=torch.float32)
 
 
-def make_task(base: Base, name: str, *, rank: int = 4, seed: int = 0, epochs: int = 3, patience: int = 9) -> TrainTask:
+def make_task(
+    base: Base, name: str, *, rank: int = 4, seed: int = 0, epochs: int = 3, patience: int = 9
+) -> TrainTask:
     labels = ("good", "bad", "so so")
     constraint = TextSpec() if name == "story" else LabelSpec(labels)
     spec = TaskSpec(
@@ -35,7 +37,8 @@ def make_task(base: Base, name: str, *, rank: int = 4, seed: int = 0, epochs: in
         TrainSpec(epochs=epochs, learning_rate=1e-2, batch_tokens=160, seed=seed, patience=patience),
     )
     rows = [
-        Example({"text": f"{name} number {i} is {labels[i % 3]}" + " indeed" * (i % 5)}, labels[i % 3]) for i in range(17)
+        Example({"text": f"{name} number {i} is {labels[i % 3]}" + " indeed" * (i % 5)}, labels[i % 3])
+        for i in range(17)
     ]
 
     def validate(bank: AdapterBank, slot: int) -> Validation:
@@ -48,7 +51,9 @@ def make_task(base: Base, name: str, *, rank: int = 4, seed: int = 0, epochs: in
 def difference(one: TrainResult, other: TrainResult) -> float:
     assert one.adapter is not None
     assert other.adapter is not None
-    return max(float((t - other.adapter.tensors[name]).abs().max()) for name, t in one.adapter.tensors.items())
+    return max(
+        float((t - other.adapter.tensors[name]).abs().max()) for name, t in one.adapter.tensors.items()
+    )
 
 
 def test_three_tasks_in_a_cohort_are_three_solo_runs(base: Base) -> None:

@@ -20,7 +20,6 @@ from fleet.cluster.training import train_on_cluster
 from fleet.data.rows import Row, TaskRows
 from fleet.engine.testing import write_tiny_base
 from fleet.engine.train import Progress
-from fleet.errors import ClusterError
 from fleet.manifest import Manifest
 from fleet.storage import Storage
 from fleet.training import Assignment, TaskOutcome, assign, train_assignments
@@ -233,12 +232,3 @@ def test_a_storage_that_workers_do_not_see_is_told(ray_cluster: Cluster, base: s
             cache_dir=Path("unused"),
         )
     assert "does not see the storage memory://fleet" in (outcome.error or "")
-
-
-def test_one_process_has_one_ray(ray_cluster: Cluster) -> None:
-    with connect() as session:
-        assert not session.started
-    with connect(session.address) as again:
-        assert again.address == session.address
-    with pytest.raises(ClusterError, match="already uses the Ray"), connect("elsewhere:6379"):
-        pass

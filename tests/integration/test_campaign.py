@@ -1,0 +1,190 @@
+"""From manifests to champions and routed answers on a tiny base: real Ray, real MLflow, real files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.cluster_utils import Cluster
+
+from fleet.campaign import CampaignReport, run_campaign
+from fleet.engine.testing import write_tiny_base
+from fleet.engine.train import Progress
+from fleet.errors import DigestError, ManifestError
+from fleet.host import Host, Job
+from fleet.project import Project
+from fleet.registry.lifecycle import rollback
+from fleet.registry.store import ROUTER
+from fleet.stores import artifact_cache, open_registry
+from fleet.training import TaskOutcome
+
+TOPICS = {
+    "weather": (["sun", "rain"], "{} over the bay on day {}, says the forecast"),
+    "cooking": (["sweet", "sour"], "a {} dish with {} spoons of something in the pan"),
+}
+
+
+@dataclass
+class Watch:
+    notes: list[str] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)
+    heard: list[Progress] = field(default_factory=list)
+    outcomes: list[TaskOutcome] = field(default_factory=list)
+
+    def started(self, tasks: list[str]) -> None:
+        self.tasks = tasks
+
+    def progress(self, progress: Progress) -> None:
+        self.heard.append(progress)
+
+    def outcome(self, outcome: TaskOutcome) -> None:
+        self.outcomes.append(outcome)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def write_task(root: Path, task: str, rows: int = 48, **changes: object) -> None:
+    labels, text = TOPICS[task]
+    folder = root / "tasks" / task
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = {
+        "task": task,
+        "description": f"Which kind of {task}.",
+        "kind": "classification",
+        "labels": labels,
+        "data": {"train": "train.jsonl", "eval": "eval.jsonl", "columns": {"output": "label"}},
+        "adapter": {"layers": [2, 6], "rank": 4},
+        "training": {"epochs": 2, "learning_rate": 0.01},
+        "routing": {"examples": [f"what {task} is it?"]},
+        **changes,
+    }
+    (folder / "task.yaml").write_text(yaml.safe_dump(manifest))
+    for name, start, stop in (("train", 0, rows), ("eval", 1000, 1010)):
+        lines = [{"text": text.format(labels[i % 2], i), "label": labels[i % 2]} for i in range(start, stop)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Path:
+    root = tmp_path_factory.mktemp("fleet")
+    write_tiny_base(root / "base")
+    (root / "fleet.yaml").write_text("name: tiny\nbase: base\ntrunk_layers: 2\n")
+    (root / "registry").mkdir()
+    # Tiny random models beat nobody: the gate's other rules have tests of their own.
+    (root / "registry" / "policy.yaml").write_text("gate: {must_beat_baseline: false}\n")
+    (root / ".fleet").mkdir()
+    shutil.copyfile(mlflow_template, root / ".fleet" / "mlflow.db")
+    for task in TOPICS:
+        write_task(root, task)
+    return root
+
+
+def campaign(
+    root: Path, cluster: Cluster, names: Sequence[str] = (), **options: object
+) -> tuple[CampaignReport, Watch]:
+    watch = Watch()
+    report = run_campaign(Project.find(root), names, watch, address=cluster.address, **options)  # type: ignore[arg-type]
+    return report, watch
+
+
+def test_a_fleet_from_manifests_to_answers(root: Path, ray_cluster: Cluster) -> None:
+    report, watch = campaign(root, ray_cluster)
+    assert not report.failed, report
+    assert [(row.task, row.state, row.version, row.verdict) for row in report.rows] == [
+        ("cooking", "trained", 1, "promoted"),
+        ("weather", "trained", 1, "promoted"),
+    ]
+    assert {p.state for p in watch.heard} >= {"training", "validating", "evaluating"}
+    registry = open_registry(Project.find(root))
+    assert sorted(registry.champions()) == ["cooking", ROUTER, "weather"]
+
+    again, watch = campaign(root, ray_cluster)
+    assert [row.state for row in again.rows] == ["unchanged", "unchanged"]
+    assert watch.outcomes == []
+    assert "unchanged" in again.router
+
+    host = Host.open(Project.find(root))
+    routed, forced, unknown, empty = host.answer(
+        [
+            Job("1", text="rain over the bay on day 7, says the forecast"),
+            Job("2", text="anything", task="cooking"),
+            Job("3", text="anything", task="cookng"),
+            Job("4", text="  "),
+        ]
+    )
+    assert routed.decision is not None
+    assert (routed.decision.kind, routed.decision.task) == ("route", "weather")
+    (answer,) = routed.answers
+    assert answer.value in TOPICS["weather"][0]
+    assert answer.receipt.digest == registry.champions()["weather"].digest
+    assert answer.receipt.version == 1
+    assert forced.answers[0].value in TOPICS["cooking"][0]
+    assert "did you mean cooking" in str(unknown.error)
+    assert "empty" in str(empty.error)
+
+
+def test_changed_data_is_a_new_version_and_is_held_against_the_champion(
+    root: Path, ray_cluster: Cluster
+) -> None:
+    write_task(root, "weather", rows=52)
+    report, watch = campaign(root, ray_cluster)
+    assert [o.task for o in watch.outcomes] == ["weather"]
+    (row,) = [row for row in report.rows if row.task == "weather"]
+    assert (row.version, row.state) == (2, "trained")
+    assert row.champion_value == row.champion_value  # a figure: the champion was scored on the same rows
+    registry = open_registry(Project.find(root))
+    champion, challenger = registry.champion("weather"), registry.challenger("weather")
+    assert champion is not None
+    if row.verdict == "promoted":
+        assert champion.version == 2
+        assert rollback(registry, "weather", by="test").after == 1
+    else:
+        assert challenger is not None
+        assert (champion.version, challenger.version) == (1, 2)
+
+
+def test_a_broken_task_is_a_failed_row_and_the_others_train(root: Path, ray_cluster: Cluster) -> None:
+    write_task(root, "weather", rows=56)
+    broken = root / "tasks" / "broken"
+    broken.mkdir()
+    (broken / "task.yaml").write_text("task: broken\nkind: classification\n")
+    try:
+        report, _ = campaign(root, ray_cluster)
+    finally:
+        shutil.rmtree(broken)
+    states = {row.task: row.state for row in report.rows}
+    assert states == {"broken": "failed", "cooking": "unchanged", "weather": "trained"}
+    assert report.failed
+    with pytest.raises(ManifestError, match="did you mean weather"):
+        campaign(root, ray_cluster, ["wether"])
+
+
+def test_an_altered_artifact_answers_nothing_and_disturbs_nobody(root: Path) -> None:
+    project = Project.find(root)
+    registry = open_registry(project)
+    champion = registry.champions()["cooking"]
+    shutil.rmtree(artifact_cache(project), ignore_errors=True)
+    (file,) = [
+        path
+        for path in (root / ".fleet" / "artifacts").rglob("adapter_model.safetensors")
+        if json.loads((path.parent / "expert.json").read_text())["task"] == "cooking"
+    ]
+    content = file.read_bytes()
+    try:
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(DigestError, match="altered"):
+            registry.fetch(champion, artifact_cache(project))
+        host = Host.open(project)
+        bad, good = host.answer([Job("1", text="x", task="cooking"), Job("2", text="x", task="weather")])
+        assert "altered" in str(bad.error)
+        assert bad.answers == ()
+        assert good.answers[0].task == "weather"
+        assert list(host.quarantined) == ["cooking"]
+    finally:
+        file.write_bytes(content)

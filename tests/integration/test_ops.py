@@ -1,0 +1,39 @@
+"""What ``ops/`` ships is accepted by whom it is written for."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import ray
+import yaml
+from click.testing import CliRunner
+from ray.scripts.scripts import cli
+
+OPS = Path(__file__).parents[2] / "ops"
+
+
+@pytest.fixture(scope="module")
+def declared() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((OPS / "ray-cluster.yaml").read_text())
+    return loaded
+
+
+def test_the_cluster_file_fits_rays_schema(declared: dict[str, Any]) -> None:
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    # min_workers is the local provider's own field.
+    jsonschema.validate({k: v for k, v in declared.items() if k != "min_workers"}, schema)
+
+
+@pytest.mark.parametrize("section", ["head_start_ray_commands", "worker_start_ray_commands"])
+def test_its_commands_have_only_options_that_ray_knows(declared: dict[str, Any], section: str) -> None:
+    for command in declared[section]:
+        name, *words = shlex.split(command)
+        assert name == "ray"
+        known = CliRunner().invoke(cli, [words[0], "--help"]).output
+        for option in (word.partition("=")[0] for word in words[1:]):
+            assert option in known, command
