@@ -179,7 +179,7 @@ class _Campaign:
     ) -> None:
         self.observer.started([assignment.task for assignment in todo])
         training = self.project.config.training
-        with connect(address) as session:
+        with connect(address, telemetry=self.project.config.telemetry) as session:
             train_on_cluster(
                 session,
                 todo,

@@ -42,7 +42,7 @@ def refit_router(project: Project, registry: Registry, base: Callable[[], Base])
     if previous is not None and current is not None and _same(previous, tasks):
         return f"unchanged, version {current.version} over {len(tasks)} tasks"
     loaded = base()
-    router = fit_router(loaded, tasks, previous=previous)
+    router = fit_router(loaded, tasks, previous=previous, depth=project.config.trunk_layers)
     with tempfile.TemporaryDirectory(prefix="fleet-router-") as scratch:
         folder = Path(scratch) / "router"
         digest = save_router(folder, router)

@@ -320,6 +320,7 @@ class _Workshop:
             rows_digest=digest_of_rows,
             seconds=result.seconds + time.monotonic() - started,
             tokens=result.tokens,
+            resumed=result.resumed,
         )
 
     def _calibrate(self, p: _Prepared, bank: AdapterBank) -> float:

@@ -55,7 +55,7 @@ def _decision(decision: Decision) -> str:
         return f"route to {decision.task} ({number(decision.confidence, 2)})"
     if decision.kind == "clarify":
         return f"clarify: {' or '.join(decision.tasks)}?"
-    return "abstain: no expert fits"
+    return "abstain"
 
 
 def _remarks(answer: Answer) -> str:

@@ -8,6 +8,7 @@ first values follow from the seed, so the random state is the seed and the posit
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -22,6 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fleet.errors import TrainingError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -104,6 +107,10 @@ def load_checkpoint(
     if not latest.exists():
         return None
     home = folder / name / latest.read_text()
+    if not home.is_dir():
+        # A worker believed dead wrote beside its replacement, and the one's clean-up met the other's pointer.
+        log.warning("the checkpoint %s of %s is gone; the task starts afresh", home.name, name)
+        return None
     try:
         plain: dict[str, Any] = json.loads((home / "state.json").read_text())
         tensors = load_file(home / "tensors.safetensors")

@@ -22,7 +22,8 @@ from torch import Tensor
 from fleet.engine.adapters import Adapter, AdapterBank
 from fleet.engine.base import Base
 from fleet.engine.checkpoint import TaskState, load_checkpoint, save_checkpoint
-from fleet.engine.gemma import Batch, Gemma
+from fleet.engine.frozen_rows import MICRO_TOKENS, FrozenRows
+from fleet.engine.gemma import Batch
 from fleet.engine.loss import head_loss
 from fleet.engine.prompt import Renderer, TokenRow
 from fleet.engine.specs import Example, TaskSpec, TextSpec
@@ -31,10 +32,6 @@ from fleet.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
-MICRO_TOKENS = 2048
-"""Tokens of one forward and backward pass; bounds the memory, changes no result beyond rounding."""
-KEPT_TRUNK_TOKENS = 1_000_000
-"""Trunk states kept across epochs; 1.3 GB at 640 bf16 values a token. What is over is recomputed."""
 BETAS = (0.9, 0.999)
 
 
@@ -95,6 +92,8 @@ class TrainResult:
     tokens: int
     seconds: float
     error: str | None = None
+    resumed: bool = False
+    """Whether it went on from a checkpoint."""
 
 
 @dataclass(slots=True)
@@ -109,6 +108,7 @@ class _Member:
     optimiser: torch.optim.AdamW
     state: TaskState = field(default_factory=TaskState)
     error: str | None = None
+    resumed: bool = False
     torn: bool = False
     """In the middle of an update: what is in memory now must not become a checkpoint."""
 
@@ -171,7 +171,7 @@ class _Cohort:
         self.bank = AdapterBank(
             base.model.config, len(tasks), rank, (first, top), dtype=torch.float32, device=base.model.device
         )
-        self.trunk = _FrozenRows(base.model, first)
+        self.trunk = FrozenRows(base.model, first)
         renderer = Renderer(base.tokenizer)
         self.members = [self._member(slot, task, renderer) for slot, task in enumerate(tasks)]
         self.rate = 0.0
@@ -251,7 +251,7 @@ class _Cohort:
             for slot, loss in self._losses(rows).items():
                 total = total + loss / counts[slot]
                 losses[slot] += float(loss.detach()) / counts[slot]
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
         return losses
 
     def _losses(self, rows: Sequence[tuple[_Member, int]]) -> dict[int, Tensor]:
@@ -390,6 +390,7 @@ class _Cohort:
                 )
                 if found is not None:
                     member.state = found
+                    member.resumed = True
         for member in self.members:
             self._report(
                 member, "failed" if member.error else "done" if member.state.finished else "preparing"
@@ -402,48 +403,16 @@ class _Cohort:
             adapter = Adapter(spec.lora, state.best_tensors)
         best = None if state.best is None else Validation(*state.best)
         return TrainResult(
-            spec.name, adapter, best, state.curves, state.step, state.tokens, state.seconds, member.error
+            spec.name,
+            adapter,
+            best,
+            state.curves,
+            state.step,
+            state.tokens,
+            state.seconds,
+            member.error,
+            member.resumed,
         )
-
-
-class _FrozenRows:
-    """Hidden states of training rows below the first adapted layer; kept while there is room.
-
-    A task's rows are computed in the task's own order before the first step, so that neither the
-    cohort's company nor a resumed run changes the rounding.
-    """
-
-    def __init__(self, model: Gemma, first: int) -> None:
-        self._model = model
-        self._first = first
-        self._kept: dict[tuple[int, int], Tensor] = {}
-        self._tokens = 0
-
-    def prepare(self, slot: int, rows: Sequence[TokenRow]) -> None:
-        for chunk in batches([len(row.ids) for row in rows], MICRO_TOKENS):
-            for index, part in zip(chunk, self._compute([rows[i] for i in chunk]), strict=True):
-                if self._tokens + len(part) <= KEPT_TRUNK_TOKENS:
-                    self._tokens += len(part)
-                    # A copy: a slice would keep the whole chunk alive.
-                    self._kept[slot, index] = part.clone()
-
-    def states(self, rows: Sequence[tuple[tuple[int, int], TokenRow]]) -> Tensor:
-        """Packed ``[M, D]`` for rows named by (slot, index)."""
-        missing = [(key, row) for key, row in rows if key not in self._kept]
-        made = dict(zip((key for key, _ in missing), self._compute([row for _, row in missing]), strict=True))
-        return torch.cat([self._kept[key] if key in self._kept else made[key] for key, _ in rows])
-
-    def _compute(self, rows: Sequence[TokenRow]) -> tuple[Tensor, ...]:
-        if not rows:
-            return ()
-        lengths = [len(row.ids) for row in rows]
-        with torch.no_grad():
-            ids = torch.tensor([i for row in rows for i in row.ids], device=self._model.device)
-            batch = Batch.of(lengths, device=self._model.device)
-            states: tuple[Tensor, ...] = self._model.run(
-                self._model.embed(ids), batch, (0, self._first)
-            ).split(lengths)
-        return states
 
 
 def _epoch(rows: Sequence[TokenRow], spec: TaskSpec, epoch: int) -> list[list[int]]:

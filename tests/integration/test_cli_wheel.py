@@ -39,6 +39,9 @@ def test_the_wheel_carries_the_starter_fleet_and_can_copy_it(tmp_path: Path) -> 
         packed.extractall(site)
     for file in ("fleet.yaml", *SHARED, *(f"tasks/{task}/task.yaml" for task in starter_tasks())):
         assert (site / "fleet/starter" / file).read_bytes() == (repository / file).read_bytes()
+    for path in (repository / "fleet").rglob("*.*"):
+        if "__pycache__" not in path.parts:
+            assert (site / path.relative_to(repository)).is_file(), "a file of the package is not packaged"
 
     # What is installed copies it without the repository.
     script = "from pathlib import Path; from fleet.cli.starter import copy_starter; import fleet\n"

@@ -13,13 +13,15 @@ from fleet.errors import ClusterError
 
 OWN_RAY = """
 import psutil, ray
-from ray._private.usage import usage_lib
 from fleet.cluster.session import connect
 with connect(cpus=1) as session:
     assert session.started
     assert [node.cpus for node in session.resources.nodes] == [1.0]
-    assert not usage_lib.usage_stats_enabled()
-    print(*(process.pid for process in psutil.Process().children(recursive=True)))
+    started = psutil.Process().children(recursive=True)
+    # Workers write their titles over their environment, these two do not.
+    servers = [process for process in started if process.name() in ("gcs_server", "raylet")]
+    assert [process.environ()["RAY_USAGE_STATS_ENABLED"] for process in servers] == ["0", "0"]
+    print(*(process.pid for process in started))
 assert not ray.is_initialized()
 """
 
