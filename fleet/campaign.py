@@ -25,6 +25,7 @@ from fleet.errors import DataError, FleetError, InputError
 from fleet.manifest import Manifest
 from fleet.project import Project
 from fleet.recipe import examples
+from fleet.registry.lifecycle import prune
 from fleet.registry.policy import Policy
 from fleet.registry.store import Registry, VersionInfo
 from fleet.release import VERDICT_TAG, Release, judge, register
@@ -227,6 +228,7 @@ class _Campaign:
             cache=artifact_cache(self.project),
         )
         for release in releases:
+            prune(self.registry, release.outcome.task, self.policy.retention.keep)
             self.rows[release.outcome.task] = _trained(self.manifests[release.outcome.task], release)
 
     def _fit_router(self) -> str:

@@ -8,7 +8,6 @@ the host is opened.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from fleet.engine.expert import ExpertCard, check_fits, read_expert, self_check
 from fleet.engine.prompt import Renderer, render_job
 from fleet.engine.specs import PromptSpec, TaskSpec, TextSpec
 from fleet.engine.trunk import TrunkState, run_trunk
-from fleet.errors import FleetError, JobError, RegistryError
+from fleet.errors import FleetError, JobError, RegistryError, suggest
 from fleet.manifest import Manifest
 from fleet.project import Project
 from fleet.recipe import task_spec
@@ -229,9 +228,7 @@ class Host:
         return _Asked(job, fields, text, ids)
 
     def _no_such_task(self, task: str) -> str:
-        near = difflib.get_close_matches(task, self.champions, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(sorted(self.champions))}"
-        return f"no champion for a task called {task}{hint}"
+        return f"no champion for a task called {task}; {suggest(task, self.champions)}"
 
     def _decide(self, going: Sequence[_Asked], top: int) -> None:
         free = [a for a in going if a.job.task is None]

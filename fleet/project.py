@@ -5,12 +5,11 @@ Knows nothing of what is done there.
 
 from __future__ import annotations
 
-import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.errors import Fault, ManifestError, ProjectError
+from fleet.errors import Fault, ManifestError, ProjectError, suggest
 from fleet.manifest import FleetConfig, Manifest, load_config, load_manifest
 
 CONFIG_FILE = "fleet.yaml"
@@ -56,8 +55,7 @@ class Project:
         """One task's manifest. Raises ``ManifestError``, with the nearest name for an unknown task."""
         names = self.task_names()
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names) or 'none'}"
+            hint = suggest(name, names)
             raise ManifestError(f"there is no task called {name} in {self.config.tasks}/; {hint}")
         return load_manifest(self.resolve(f"{self.config.tasks}/{name}/{TASK_FILE}"), self.root)
 

@@ -46,7 +46,7 @@ RECIPE = 1
 """Part of every key: raise it when the same manifest, rows and base would give another expert."""
 OUTCOME_FILE = "outcome.json"
 GOLDEN_PROMPTS = 3
-VALIDATION_SHARE, VALIDATION_MOST = 0.1, 48
+VALIDATION_SHARE, VALIDATION_MOST = 0.1, 40
 """Rows held out of training for early stopping and calibration; evaluation rows serve neither."""
 
 

@@ -96,10 +96,17 @@ def answer_examples(
 def row_losses(
     base: Base, bank: AdapterBank | None, slot: int, spec: TaskSpec, examples: Sequence[Example]
 ) -> tuple[Floats, Floats]:
-    """Per row: summed negative log-likelihood (nats) of the wanted output, and its token count."""
+    """Per row: summed negative log-likelihood (nats) of the wanted output, and its token count.
+
+    Free text is judged over the whole vocabulary; labels and records over the tokens of these rows.
+    """
     model = base.model
     renderer = Renderer(base.tokenizer)
     rows = [renderer.row(spec, example) for example in examples]
+    vocabulary = None
+    if not isinstance(spec.constraint, TextSpec):
+        seen = {token for row in rows for token in row.ids}
+        vocabulary = torch.tensor(sorted(seen), device=model.device)
     losses, counts = np.zeros(len(rows)), np.zeros(len(rows))
     with torch.inference_mode():
         for chunk in batches([len(row.ids) for row in rows], 4096):
@@ -114,7 +121,7 @@ def row_losses(
                 row = rows[i]
                 predicting = model.norm(part[row.supervised_from - 1 : -1])
                 wanted = torch.tensor(row.ids[row.supervised_from :], device=model.device)
-                losses[i] = float(head_loss(model, predicting, wanted))
+                losses[i] = float(head_loss(model, predicting, wanted, vocabulary))
                 counts[i] = row.supervised
     return losses, counts
 

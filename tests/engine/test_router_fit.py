@@ -1,0 +1,92 @@
+"""The router fitted over the tiny base: what is computed anew, and what is taken over."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+
+from fleet.engine.base import Base, load_base
+from fleet.engine.gemma import Gemma
+from fleet.engine.prompt import Renderer
+from fleet.engine.trunk import run_trunk
+from fleet.routing.artifact import load_router, save_router
+from fleet.routing.explain import explain
+from fleet.routing.fit import RouterTask, fit_router
+from fleet.routing.head import Router
+
+DIGITS = [f"{n} {n * 7} {n * n} {n + 3}" for n in range(30)]
+RUSSIAN = [
+    f"{word} посылка пришла {word}"
+    for word in ["да", "нет", "вот", "там", "где", "кто", "как", "мы", "вы", "они"]
+]
+MOUSE = [
+    f"once upon a time the {word} fox"
+    for word in ["red", "old", "big", "sad", "shy", "wet", "fat", "odd", "new", "tan"]
+]
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base_folder: Path) -> Base:
+    return load_base(tiny_base_folder)
+
+
+def task(name: str, texts: list[str], digest: str = "1") -> RouterTask:
+    return RouterTask(name, texts, [f"do {name}"], digest, [f"{name}.jsonl:{n}" for n in range(len(texts))])
+
+
+@pytest.fixture(scope="module")
+def router(base: Base) -> Router:
+    return fit_router(base, [task("digits", DIGITS), task("russian", RUSSIAN)])
+
+
+def test_unlike_texts_find_their_task(base: Base, router: Router) -> None:
+    renderer = Renderer(base.tokenizer)
+    ids = [renderer.job_ids(text) for text in ("8 56 64 11 7", "они посылка пришла где")]
+    states = run_trunk(base.model, 6, [*ids, [renderer.bos]], taps=router.taps)
+    numbers, words, blank = router.decide([state.means for state in states])
+    assert numbers.scores[0][0] == "digits"
+    assert words.scores[0][0] == "russian"
+    assert blank.kind == "abstain"
+    assert "no text" in blank.reason
+    nearest = explain(router, states[1].means)["nearest"]
+    assert nearest[0]["task"] == "russian"
+    assert "посылка" in nearest[0]["text"]
+
+
+def test_unchanged_tasks_are_not_computed_again(base: Base, router: Router, tmp_path: Path) -> None:
+    previous = load_router(tmp_path, digest=save_router(tmp_path, router))
+    tasks = [task("digits", DIGITS), task("mouse", MOUSE), task("russian", RUSSIAN)]
+    grown = fit_router(base, tasks, previous=previous)
+    assert all(grown.evidence[name] is previous.evidence[name] for name in previous.tasks)
+    fresh = fit_router(base, tasks)
+    assert save_router(tmp_path / "grown", grown) == save_router(tmp_path / "fresh", fresh)
+
+    changed = fit_router(base, [task("digits", DIGITS[:20], "2"), *tasks[1:]], previous=grown)
+    assert changed.data_digests == {"digits": "2", "mouse": "1", "russian": "1"}
+    assert len(changed.evidence["digits"].rows) < len(grown.evidence["digits"].rows)
+
+    without_model = dataclasses.replace(base, model=cast(Gemma, None))
+    shrunk = fit_router(without_model, tasks[:1], previous=grown)
+    assert shrunk.tasks == ("digits",)
+
+
+def test_another_base_or_depth_is_fitted_from_nothing(base: Base, router: Router) -> None:
+    other = dataclasses.replace(base, fingerprint="another")
+    anew = fit_router(other, [task("digits", DIGITS)], previous=router)
+    assert anew.ground.base_fingerprint == "another"
+    shallow = fit_router(base, [task("digits", DIGITS)], previous=router, depth=3)
+    assert shallow.taps == (2, 3)
+    assert np.isfinite(shallow.discriminant.weights).all()
+
+
+def test_bad_calls_are_refused(base: Base) -> None:
+    with pytest.raises(ValueError, match="at least one task"):
+        fit_router(base, [])
+    with pytest.raises(ValueError, match="at least one text"):
+        task("empty", [" "])
+    with pytest.raises(ValueError, match="two tasks"):
+        fit_router(base, [task("digits", DIGITS), task("digits", DIGITS)])

@@ -1,0 +1,298 @@
+"""The router on synthetic gaussians: no model, real linear algebra, real files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from sklearn.covariance import LedoitWolf
+
+from fleet.errors import ArtifactError, DigestError, SealError
+from fleet.routing.artifact import load_router, save_router
+from fleet.routing.background import load_background
+from fleet.routing.calibrate import Thresholds, auroc
+from fleet.routing.decision import Decision, judge
+from fleet.routing.discriminant import Moments, shrunk_covariance
+from fleet.routing.evidence import EXAMPLE, FOLDS, INPUT, LIMIT, Evidence, Pick, pick_rows
+from fleet.routing.explain import explain
+from fleet.routing.features import Frame, taps_of
+from fleet.routing.head import Ground, Router
+
+WIDTH = 12
+Raw = NDArray[np.float32]
+
+
+def cloud(place: int, n: int, seed: int, distance: float = 6.0) -> Raw:
+    """Raw features around one axis; place -1 is the background, around none."""
+    rows = np.random.default_rng(seed).normal(size=(n, WIDTH))
+    if place >= 0:
+        rows[:, place] += distance
+    return rows.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def ground() -> Ground:
+    raw = cloud(-1, 60, 99)
+    blank = np.full(WIDTH, -50, np.float32)
+    frame = Frame.of(raw, blank)
+    groups = tuple(f"kind-{n % 6}" for n in range(60))
+    return Ground("f" * 64, (4, 6), frame, frame.place(raw), groups, "d" * 64)
+
+
+def evidence(ground: Ground, raw: Raw, name: str = "t", digest: str = "1") -> Evidence:
+    picks = [Pick(f"{name} text {n}", f"{name}.jsonl:{n + 1}", INPUT, n % FOLDS) for n in range(len(raw))]
+    return Evidence.of(digest, picks, ground.frame.place(raw))
+
+
+@pytest.fixture(scope="module")
+def parts(ground: Ground) -> dict[str, Evidence]:
+    return {
+        name: evidence(ground, cloud(n, 40, n), name) for n, name in enumerate(("alpha", "beta", "gamma"))
+    }
+
+
+@pytest.fixture(scope="module")
+def router(ground: Ground, parts: dict[str, Evidence]) -> Router:
+    return Router.build(ground, parts)
+
+
+def same(a: Router, b: Router) -> bool:
+    return (
+        a.tasks == b.tasks
+        and np.array_equal(a.discriminant.weights, b.discriminant.weights)
+        and np.array_equal(a.discriminant.bias, b.discriminant.bias)
+        and a.thresholds == b.thresholds
+        and a.metrics == b.metrics
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(2, 30), min_size=1, max_size=4), st.integers(2, 20), st.integers(0, 1000))
+def test_covariance_from_sums_is_sklearns_on_centred_rows(sizes: list[int], width: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    classes = [
+        random.normal(size=(n, width)) * random.uniform(0.2, 3, width) + random.normal() for n in sizes
+    ]
+    moments = [Moments.of(rows) for rows in classes]
+    covariance, shrinkage = shrunk_covariance(
+        sum(m.n for m in moments),
+        np.sum([m.scatter for m in moments], axis=0),
+        sum(m.fourth for m in moments),
+    )
+    theirs = LedoitWolf(assume_centered=True).fit(np.concatenate([rows - rows.mean(0) for rows in classes]))
+    np.testing.assert_allclose(covariance, theirs.covariance_, rtol=1e-7, atol=1e-9)
+    assert shrinkage == pytest.approx(theirs.shrinkage_, abs=1e-9)
+
+
+def test_jobs_go_to_their_task_and_others_to_nobody(router: Router) -> None:
+    for place, name in enumerate(router.tasks):
+        decisions = router.decide(cloud(place, 50, 500 + place))
+        routed = [d for d in decisions if d.kind == "route"]
+        assert len(routed) >= 40
+        assert all(d.task == name and d.tasks == (name,) for d in routed)
+        assert all(d.fit is not None and d.fit >= router.thresholds.fit for d in routed)
+    decisions = router.decide(cloud(-1, 50, 600))
+    assert sum(d.kind == "abstain" for d in decisions) >= 45
+    assert all("no expert fits" in d.reason for d in decisions if d.kind == "abstain")
+    assert router.decide(cloud(0, 0, 0)) == []
+
+
+def test_a_job_between_two_tasks_is_asked_back(ground: Ground) -> None:
+    twins = {
+        name: evidence(ground, cloud(0, 60, seed, 9.0), name) for seed, name in ((1, "left"), (2, "right"))
+    }
+    router = Router.build(ground, twins)
+    decisions = router.decide(cloud(0, 60, 3, 9.0))
+    asked = [d for d in decisions if d.kind == "clarify"]
+    assert asked
+    assert all(set(d.tasks) == {"left", "right"} and d.task is None for d in asked)
+    assert all("left" in d.reason and "right" in d.reason for d in asked)
+
+
+def test_each_job_of_a_batch_is_decided_as_if_alone(router: Router) -> None:
+    raw = np.concatenate([cloud(0, 5, 1), cloud(-1, 5, 2), cloud(2, 5, 3)])
+    together = router.decide(raw)
+    for row, decision in zip(raw, together, strict=True):
+        (alone,) = router.decide(row[None])
+        assert (alone.kind, alone.task, alone.tasks) == (decision.kind, decision.task, decision.tasks)
+        assert alone.confidence == pytest.approx(decision.confidence, abs=1e-5)
+
+
+def test_add_replace_and_remove_leave_what_a_fresh_fit_gives(
+    ground: Ground, parts: dict[str, Evidence], router: Router
+) -> None:
+    two = Router.build(ground, {name: parts[name] for name in ("gamma", "alpha")})
+    assert same(two.add("beta", parts["beta"]), router)
+    assert same(router.remove("beta"), two)
+    other = evidence(ground, cloud(5, 30, 7), "beta", digest="2")
+    replaced = router.replace("beta", other)
+    assert same(replaced, two.add("beta", other))
+    assert replaced.data_digests == {"alpha": "1", "beta": "2", "gamma": "1"}
+    assert all(d.task != "beta" for d in router.remove("beta").decide(cloud(1, 30, 8)))
+    with pytest.raises(ValueError, match="replace it"):
+        router.add("beta", other)
+    with pytest.raises(KeyError):
+        router.remove("delta")
+    with pytest.raises(KeyError):
+        two.replace("beta", other)
+
+
+def test_a_fleet_of_one_routes_or_abstains(ground: Ground, parts: dict[str, Evidence]) -> None:
+    router = Router.build(ground, {"alpha": parts["alpha"]})
+    assert sum(d.task == "alpha" for d in router.decide(cloud(0, 40, 11))) >= 32
+    assert sum(d.kind == "abstain" for d in router.decide(cloud(-1, 40, 12))) >= 36
+    assert same(router.replace("alpha", parts["alpha"]), router)
+    with pytest.raises(ValueError, match="at least one task"):
+        router.remove("alpha")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_task_of_very_few_rows_still_works(ground: Ground, n: int) -> None:
+    router = Router.build(ground, {"tiny": evidence(ground, cloud(0, n, 0))})
+    assert np.isfinite(router.thresholds.fit)
+    assert router.decide(cloud(0, 1, 0))[0].kind in ("route", "abstain")
+    assert router.thresholds.origin
+
+
+def test_only_known_tasks_are_routed_to(router: Router) -> None:
+    for decision in router.decide(cloud(1, 20, 13), known={"alpha", "gamma"}):
+        assert "beta" not in decision.tasks
+        assert "beta" not in dict(decision.scores)
+    for decision in router.decide(cloud(1, 2, 13), known=frozenset()):
+        assert decision.kind == "abstain"
+
+
+def test_no_text_and_broken_features_abstain(router: Router) -> None:
+    raw = np.stack([router.ground.frame.blank, np.full(WIDTH, np.nan, np.float32), cloud(0, 1, 1)[0]])
+    decisions = router.decide(raw)
+    assert [d.kind for d in decisions[:2]] == ["abstain", "abstain"]
+    assert decisions[0].fit is None
+    assert decisions[2].fit is not None
+
+
+def test_explain_names_rows_runner_up_and_thresholds(router: Router) -> None:
+    explained = explain(router, cloud(1, 1, 21)[0], neighbours=4)
+    assert json.loads(json.dumps(explained)) == explained
+    assert explained["tasks"][0]["task"] == "beta"
+    assert explained["runner_up"] in ("alpha", "gamma")
+    assert explained["thresholds"]["origin"] == router.thresholds.origin
+    nearest = explained["nearest"]
+    assert len(nearest) == 4
+    assert nearest[0]["task"] == "beta"
+    assert nearest[0]["source"].startswith("beta.jsonl:")
+    assert [row["cosine"] for row in nearest] == sorted((row["cosine"] for row in nearest), reverse=True)
+
+
+def test_artifact_comes_back_bit_for_bit(router: Router, tmp_path: Path) -> None:
+    digest = save_router(tmp_path / "a", router)
+    loaded = load_router(tmp_path / "a", digest=digest)
+    assert save_router(tmp_path / "b", loaded) == digest
+    assert same(loaded, router)
+    raw = cloud(2, 10, 31)
+    assert loaded.decide(raw) == router.decide(raw)
+    assert same(loaded.remove("beta"), router.remove("beta"))
+    loaded.check_base("f" * 64)
+    with pytest.raises(SealError, match="fit"):
+        loaded.check_base("0" * 64)
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"router.json", "router.safetensors"}
+
+
+def test_altered_artifacts_are_refused(router: Router, tmp_path: Path) -> None:
+    digest = save_router(tmp_path, router)
+    card = tmp_path / "router.json"
+    whole = card.read_text()
+    card.write_text(whole.replace('"fit"', '"fit" '))
+    with pytest.raises(DigestError, match="altered"):
+        load_router(tmp_path, digest=digest)
+    for broken in ("", "[]", whole.replace('"format": 1', '"format": 99'), whole.replace('"taps"', '"tap"')):
+        card.write_text(broken)
+        with pytest.raises(ArtifactError, match="cannot be used"):
+            load_router(tmp_path)
+    card.write_text(whole)
+    tensors = load_file(tmp_path / "router.safetensors")
+    for name, wrong in (
+        ("map.weights", tensors["map.weights"][:1].copy()),
+        ("task.beta", tensors["task.beta"][:, :3].copy()),
+        ("frame.spread", np.full(WIDTH, np.nan, np.float32)),
+    ):
+        save_file({**tensors, name: wrong}, tmp_path / "router.safetensors")
+        with pytest.raises(ArtifactError, match=name):
+            load_router(tmp_path)
+    (tmp_path / "router.safetensors").write_bytes(b"no")
+    with pytest.raises(ArtifactError):
+        load_router(tmp_path)
+
+
+texts = st.lists(st.text(min_size=0, max_size=12), max_size=40)
+
+
+@given(texts, st.lists(st.text(max_size=8), max_size=3), st.randoms(use_true_random=False))
+def test_picks_do_not_depend_on_order_and_never_leak(
+    inputs: list[str], examples: list[str], random: object
+) -> None:
+    def pick(order: list[str]) -> list[tuple[str, int, int]]:
+        return [(p.text, p.kind, p.fold) for p in pick_rows(order, examples, ["s"] * len(order))]
+
+    shuffled = list(inputs)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    picks = pick(inputs)
+    assert picks == pick(shuffled)
+    folds = {text: fold for text, kind, fold in picks if kind == INPUT}
+    assert set(folds) == {text for text in inputs if text.strip()}
+    for text, kind, fold in picks:
+        if kind == EXAMPLE:
+            assert fold == -1
+        elif kind != INPUT:
+            assert any(text.endswith("\n" + each) and folds[each] == fold for each in folds)
+
+
+def test_a_large_task_is_bounded() -> None:
+    many = [f"row {n}" for n in range(LIMIT + 300)]
+    assert len(pick_rows(many, ["an example"], [""] * len(many))) <= LIMIT + 10
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=2, max_size=6), st.floats(-9, 9), st.floats(0.5, 1))
+def test_a_judgement_is_always_one_of_three_with_its_figures(
+    weights: list[float], fit: float, least: float
+) -> None:
+    total = sum(weights)
+    ranked = [(f"t{n}", w / total) for n, w in enumerate(sorted(weights, reverse=True))]
+    decision = judge(ranked, "t0", fit, Thresholds(0.0, least, 1.0, "test"), top=3)
+    expected = "abstain" if fit < 0 else "clarify" if ranked[0][1] < least else "route"
+    assert decision.kind == expected
+    assert (len(decision.tasks) == 1) == (expected == "route")
+    if expected == "clarify":
+        assert 2 <= len(decision.tasks) <= 3
+    assert len(decision.scores) <= 3
+    assert decision.reason
+
+
+def test_a_named_task_and_an_inconsistent_decision() -> None:
+    assert Decision.forced("x").task == "x"
+    with pytest.raises(ValueError, match="exactly when it routes"):
+        Decision("route", None, (), 0.0, None, "")
+
+
+@given(st.lists(st.integers(0, 9), min_size=1), st.lists(st.integers(0, 9), min_size=1))
+def test_auroc_counts_pairs(a: list[int], b: list[int]) -> None:
+    pairs = [(x > y) + 0.5 * (x == y) for x in a for y in b]
+    assert auroc(np.array(a, float), np.array(b, float)) == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_the_packaged_background_is_varied() -> None:
+    background = load_background()
+    assert len(background.texts) == len(background.groups) == len(set(background.texts))
+    assert len(background.texts) >= 250
+    assert len(set(background.groups)) >= 15
+
+
+def test_taps_lie_in_the_trunk() -> None:
+    assert taps_of(6) == (4, 6)
+    assert taps_of(1) == (1,)
+    assert all(1 <= tap <= depth for depth in range(1, 30) for tap in taps_of(depth))
