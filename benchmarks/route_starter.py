@@ -1,5 +1,5 @@
 """The router on the starter tasks: fitted on their training rows, judged on their evaluation rows and on
-``tests/data/out_of_scope.jsonl``, of which no threshold has seen anything.
+the two sets of ``tests/data/out_of_scope*.jsonl``, of which no threshold has seen anything.
 
     python benchmarks/route_starter.py [--compare] [--json FILE]
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,17 +38,17 @@ Floats = NDArray[Any]
 Means = Mapping[int, Any]
 
 
-def main() -> None:
+def main(argv: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--root", type=Path, default=Path(__file__).parent.parent)
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     project = Project.find(arguments.root)
     tasks, evaluation = read(project)
-    outside = [json.loads(line)["text"] for line in (project.root / "tests/data/out_of_scope.jsonl").open()]
+    outside, unseen = (outside_texts(project, name) for name in ("out_of_scope", "out_of_scope_unseen"))
     base = open_base(project)
     depth = project.config.trunk_layers
 
@@ -58,11 +59,14 @@ def main() -> None:
     truth = [name for name, rows in evaluation.items() for _ in rows]
     real = stack(means(base, texts, depth, router.taps), router.taps)
     beyond = stack(means(base, outside, depth, router.taps), router.taps)
+    strange = stack(means(base, unseen, depth, router.taps), router.taps)
     started = time.perf_counter()
     router.decide(real)
     decided = time.perf_counter() - started
     report = {
         **figures(router, real, truth, beyond),
+        "unseen_abstained": share([d.kind == "abstain" for d in router.decide(strange)]),
+        "unseen_auroc": auroc(router.scores(real).max(1), router.scores(strange).max(1)),
         "fit_seconds": round(fitted, 1),
         "decide_microseconds_per_job": round(decided / len(real) * 1e6, 1),
         "held_out": dict(router.metrics),
@@ -72,6 +76,12 @@ def main() -> None:
         report["variants"] = compare(base, tasks, texts, truth, outside)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def outside_texts(project: Project, name: str) -> list[str]:
+    """Texts that fit no task; the unseen ones were written without sight of the router's background."""
+    with (project.root / "tests" / "data" / f"{name}.jsonl").open() as lines:
+        return [json.loads(line)["text"] for line in lines]
 
 
 def read(project: Project) -> tuple[list[RouterTask], dict[str, list[str]]]:
@@ -139,6 +149,8 @@ def show(report: Mapping[str, Any]) -> None:
         ("refused", "<= .10"),
         ("outside_abstained", ">= .80"),
         ("auroc", ""),
+        ("unseen_abstained", ">= .80"),
+        ("unseen_auroc", ""),
         ("accuracy_all", ""),
         ("routed", ""),
         ("clarified", ""),
@@ -288,4 +300,4 @@ def add_classical(picks: Mapping[str, Any], read_means: Mapping[str, Any], sets:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
