@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, Protocol
 
@@ -21,7 +21,7 @@ from fleet.data.rows import TaskRows, load_task_rows
 from fleet.engine.base import Base
 from fleet.engine.base_folder import fingerprint
 from fleet.engine.train import Progress
-from fleet.errors import DataError, FleetError, InputError
+from fleet.errors import ArtifactError, DataError, FleetError, InputError
 from fleet.manifest import Manifest
 from fleet.project import Project
 from fleet.recipe import examples
@@ -31,11 +31,11 @@ from fleet.registry.store import Registry, VersionInfo
 from fleet.release import VERDICT_TAG, Release, judge, register
 from fleet.router_release import refit_router
 from fleet.stores import artifact_cache, base_folder, open_base, open_policy, open_registry, open_storage
-from fleet.training import Assignment, TaskOutcome, assign
+from fleet.training import Assignment, TaskOutcome, assign, outcome_name
 
 State = Literal["trained", "unchanged", "failed"]
 Only = Literal["failed", "changed"]
-LAST_FILE = "last-campaign.json"
+LAST_FILE = "last-trained.json"
 
 
 class Observer(Protocol):
@@ -127,13 +127,14 @@ class _Campaign:
         self.observer.note(f"base: {self.project.config.base}")
         folder = base_folder(self.project)
         todo = self._todo(fingerprint(folder), only)
-        if todo:
-            self._train(todo, address, workers, threads)
-        self._judge()
+        try:
+            if todo:
+                self._train(todo, address, workers, threads)
+            self._judge()
+        finally:
+            self._remember()
         router = self._fit_router()
-        report = CampaignReport(tuple(self.rows[name] for name in sorted(self.rows)), router)
-        self._remember(report)
-        return report
+        return CampaignReport(tuple(self.rows[name] for name in sorted(self.rows)), router)
 
     def _load(self, names: Sequence[str]) -> None:
         """Manifests and rows; a task whose files are at fault is a failed row."""
@@ -166,7 +167,10 @@ class _Campaign:
             if known is not None and VERDICT_TAG in known.tags:
                 self.rows[name] = _unchanged(manifest, known)
             elif only == "failed" and name not in failed_before:
-                reason = "not among the failed ones of the last training"
+                reason = "not among those that failed when they were last trained"
+                self.rows[name] = ReportRow(name, "unchanged", reason=reason)
+            elif only == "changed" and not self.registry.versions(name):
+                reason = "never trained, so nothing has changed"
                 self.rows[name] = ReportRow(name, "unchanged", reason=reason)
             else:
                 todo.append(assignment)
@@ -213,6 +217,9 @@ class _Campaign:
                 )
                 self.made[outcome.task] = (outcome, info)
             except FleetError as error:
+                if isinstance(error, ArtifactError):
+                    # What storage holds is damaged: the next run must train anew and not find it again.
+                    self.storage.remove(outcome_name(outcome.task, outcome.key))
                 self._fail(outcome.task, str(error), outcome.seconds)
         self.observer.outcome(outcome)
 
@@ -242,17 +249,23 @@ class _Campaign:
         self.rows[task] = ReportRow(task, "failed", seconds=seconds, error=error, reason=error)
 
     def _failed_before(self) -> set[str]:
+        return {task for task, state in self._last().items() if state == "failed"}
+
+    def _last(self) -> dict[str, str]:
+        """What became of each task when it was last trained here."""
         path = self.project.state / LAST_FILE
         if not path.is_file():
-            return set()
-        rows: list[Mapping[str, str]] = json.loads(path.read_text())["rows"]
-        return {row["task"] for row in rows if row["state"] == "failed"}
+            return {}
+        states: dict[str, str] = json.loads(path.read_text())
+        return states
 
-    def _remember(self, report: CampaignReport) -> None:
+    def _remember(self) -> None:
+        """Write down what this run knows by now; tasks that it was not about keep their word."""
         path = self.project.state / LAST_FILE
         partial = path.with_name(f".{path.name}.partial")
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(asdict(report)))
+        known = {**self._last(), **{row.task: row.state for row in self.rows.values()}}
+        partial.write_text(json.dumps(known, indent=1))
         partial.replace(path)
 
 

@@ -31,7 +31,7 @@ from fleet.registry.store import ROUTER, Registry, VersionInfo
 from fleet.routing.artifact import load_router
 from fleet.routing.decision import Decision
 from fleet.routing.explain import explain
-from fleet.routing.head import Router
+from fleet.routing.head import TOP, Router
 from fleet.stores import artifact_cache, open_base, open_registry
 
 log = logging.getLogger(__name__)
@@ -136,11 +136,13 @@ class Host:
         *,
         depth: int,
         cache: Path,
+        router_fault: str = "there is no router yet",
     ) -> None:
         self.base = base
         self.champions = dict(champions)
         self.router = router
         self.router_version = router_version
+        self.router_fault = router_fault
         self.quarantined: dict[str, str] = {}
         self._registry = registry
         self._depth = depth
@@ -165,10 +167,15 @@ class Host:
             )
         base = open_base(project)
         cache = artifact_cache(project)
-        router = None
+        router, router_fault = None, "there is no router yet"
         if known_router is not None:
-            router = load_router(registry.fetch(known_router, cache), digest=known_router.digest)
-            router.check_base(base.fingerprint)
+            try:
+                router = load_router(registry.fetch(known_router, cache), digest=known_router.digest)
+                router.check_base(base.fingerprint)
+            except FleetError as error:
+                # Jobs that name their task do not need it.
+                router, router_fault = None, str(error)
+                log.error("the router cannot be used: %s", error)
         return cls(
             base,
             registry,
@@ -177,6 +184,7 @@ class Host:
             None if known_router is None else known_router.version,
             depth=project.config.trunk_layers,
             cache=cache,
+            router_fault=router_fault,
         )
 
     def answer(self, jobs: Sequence[Job], *, top: int = 1) -> list[Result]:
@@ -192,7 +200,7 @@ class Host:
     def explain(self, job: Job, *, neighbours: int = 3) -> dict[str, Any]:
         """Why the router decides on a job as it does. Raises ``JobError`` or ``RegistryError``."""
         if self.router is None:
-            raise RegistryError("there is no router yet: fleet router fit")
+            raise RegistryError(f"{self.router_fault}: fleet router fit")
         asked = self._ask(job)
         if asked.error:
             raise JobError(asked.error)
@@ -238,12 +246,12 @@ class Host:
                 a.tasks = (a.job.task,)
         if free and self.router is None:
             for a in free:
-                a.error = "there is no router yet: name the task (--task), or fit one (fleet router fit)"
+                a.error = f"{self.router_fault}: name the task (--task), or fit the router (fleet router fit)"
             return
         if free and self.router is not None:
             means = [a.state.means for a in free if a.state is not None]
             for a, decision in zip(
-                free, self.router.decide(means, known=frozenset(self.champions)), strict=True
+                free, self.router.decide(means, known=self.champions, top=max(top, TOP)), strict=True
             ):
                 a.decision = decision
                 if decision.kind == "route" and decision.task is not None:
@@ -254,10 +262,11 @@ class Host:
 
     def _complete(self, going: Sequence[_Asked], clock: _Clock) -> None:
         experts: dict[str, _Expert] = {}
-        for task in sorted({task for a in going for task in a.tasks}):
+        for task in sorted({task for a in going for task in a.tasks} - self.quarantined.keys()):
             try:
                 experts[task] = self._expert(task)
-            except FleetError as error:
+            except (FleetError, ValueError, KeyError) as error:
+                # ValueError and KeyError: a card that holds something else than this release wrote.
                 self.quarantined[task] = str(error)
                 log.error("%s is quarantined: %s", task, error)
         clock.lap("load")
@@ -273,6 +282,9 @@ class Host:
                 except JobError as error:
                     a.error, a.bad_job = str(error), True
                     continue
+                except ValueError as error:  # a constraint that this release does not know
+                    self.quarantined[task] = a.error = f"{task} is quarantined: {error}"
+                    continue
                 requests.append(request)
                 origin.append((a, experts[task], len(request.state.ids)))
         completions = Scheduler(self.base.model, self._bank, self._depth).run(requests)
@@ -280,7 +292,8 @@ class Host:
         for (a, expert, tokens), completion in zip(origin, completions, strict=True):
             if completion.error:
                 self.quarantined[expert.info.task] = completion.error
-                self._experts.pop(expert.info.task, None)
+                if self._experts.pop(expert.info.task, None) is not None and self._bank is not None:
+                    self._bank.clear(expert.slot)
                 a.error = f"{expert.info.task} is quarantined: {completion.error}"
             elif completion.fault:
                 a.error = f"{expert.info.task}: {completion.fault}"
@@ -357,7 +370,6 @@ class Host:
         except FleetError:
             bank.clear(slot)
             raise
-        self.quarantined.pop(task, None)
         expert = self._experts[task] = _Expert(info, spec, card, adapter, slot)
         return expert
 
@@ -373,7 +385,8 @@ class Host:
         model = self.base.model
         grown = AdapterBank(
             model.config,
-            max(4, 2 * len(self._experts)),
+            # Room for more, and for the slots that are taken now, whichever they are.
+            max([4, 2 * len(self._experts), *(expert.slot + 2 for expert in self._experts.values())]),
             rank,
             (first, model.config.layers),
             dtype=model.dtype,

@@ -20,7 +20,7 @@ from fleet.engine.constraint import ConstraintCompiler
 from fleet.engine.evaluate import answer_examples, measure, measure_perplexity, row_losses
 from fleet.engine.expert import check_fits, read_expert
 from fleet.engine.specs import Example
-from fleet.errors import FleetError
+from fleet.errors import ArtifactError, FleetError
 from fleet.manifest import Manifest
 from fleet.recipe import task_spec
 from fleet.registry.lifecycle import settle
@@ -147,7 +147,10 @@ def _champion_evidence(
         stored = card.metrics
         if stored.get("rows_digest") == outcome.rows_digest and stored.get("metric") == manifest.metric:
             return Evidence(name, float(stored["value"]), tuple(stored["scores"]), outcome.rows_digest)
-        spec = task_spec(Manifest.model_validate(card.manifest))
+        before = Manifest.model_validate(card.manifest)
+        if before.kind != manifest.kind:
+            raise ArtifactError(f"it does {before.kind}, the task is {manifest.kind} now")
+        spec = task_spec(before)
         loaded = base()
         check_fits(loaded, spec, card)
         bank = AdapterBank(
@@ -164,7 +167,7 @@ def _champion_evidence(
         else:
             given = answer_examples(loaded, bank, 0, spec, rows, ConstraintCompiler(loaded.tokenizer))
             measured = measure(manifest.metric, [row.output for row in rows], [c.value for c in given])
-    except (FleetError, ValueError) as error:
+    except (FleetError, ValueError, TypeError) as error:
         # A champion that cannot be evaluated (altered, other labels, other base) keeps its place.
         log.warning("%s of %s cannot be evaluated: %s", name, outcome.task, error)
         return Evidence(name, float(np.nan), (), outcome.rows_digest)

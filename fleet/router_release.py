@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from fleet.data.rows import load_task_rows
 from fleet.engine.base import Base
+from fleet.engine.base_folder import fingerprint
 from fleet.engine.prompt import render_job
 from fleet.errors import ArtifactError, InputError
 from fleet.project import Project
@@ -21,9 +23,11 @@ from fleet.recipe import task_spec
 from fleet.registry.lifecycle import promote
 from fleet.registry.store import ROUTER, Registry, RunRecord
 from fleet.routing.artifact import load_router, save_router
-from fleet.routing.fit import RouterTask, fit_router
+from fleet.routing.fit import RouterTask, fit_router, is_current
 from fleet.routing.head import Router
-from fleet.stores import artifact_cache
+from fleet.stores import artifact_cache, base_folder
+
+log = logging.getLogger(__name__)
 
 
 def refit_router(project: Project, registry: Registry, base: Callable[[], Base]) -> str:
@@ -39,10 +43,13 @@ def refit_router(project: Project, registry: Registry, base: Callable[[], Base])
             previous = load_router(registry.fetch(current, artifact_cache(project)), digest=current.digest)
         except ArtifactError:
             previous = None  # an unusable router is replaced by a fresh fit
+    depth = project.config.trunk_layers
+    if previous is not None and not is_current(previous, fingerprint(base_folder(project)), depth):
+        previous = None
     if previous is not None and current is not None and _same(previous, tasks):
         return f"unchanged, version {current.version} over {len(tasks)} tasks"
     loaded = base()
-    router = fit_router(loaded, tasks, previous=previous, depth=project.config.trunk_layers)
+    router = fit_router(loaded, tasks, previous=previous, depth=depth)
     with tempfile.TemporaryDirectory(prefix="fleet-router-") as scratch:
         folder = Path(scratch) / "router"
         digest = save_router(folder, router)
@@ -72,11 +79,12 @@ def _router_task(project: Project, name: str) -> RouterTask | None:
     try:
         manifest = project.task(name)
         rows = load_task_rows(project.root, manifest)
-    except InputError:
+        prompt = task_spec(manifest).prompt
+        texts = [render_job(prompt, row.fields) for row in rows.train]
+    except InputError as error:
+        log.warning("the router leaves out %s: %s", name, error)
         return None
-    prompt = task_spec(manifest).prompt
-    texts = [render_job(prompt, row.fields) for row in rows.train]
-    sources = [f"{row.file}:{row.line}" if row.line else row.file for row in rows.train]
+    sources = [row.place for row in rows.train]
     content = json.dumps([texts, manifest.routing.examples], ensure_ascii=False)
     digest = hashlib.sha256(content.encode()).hexdigest()
     return RouterTask(name, texts, list(manifest.routing.examples), digest, sources)

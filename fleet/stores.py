@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fleet.errors import InputError
 from fleet.project import Project
 from fleet.registry.policy import Policy, load_policy
 from fleet.registry.store import Registry
@@ -36,7 +37,13 @@ def open_storage(project: Project) -> Storage:
 def open_base(project: Project, *, device: str = "cpu") -> Base:
     from fleet.engine.base import load_base  # torch costs seconds that a look at the registry need not pay
 
-    return load_base(base_folder(project), device=device)
+    base = load_base(base_folder(project), device=device)
+    if project.config.trunk_layers > base.model.config.layers:
+        raise InputError(
+            f"fleet.yaml: trunk_layers: {project.config.trunk_layers} is more than the base's "
+            f"{base.model.config.layers} layers: lower it"
+        )
+    return base
 
 
 def base_folder(project: Project) -> Path:

@@ -22,7 +22,7 @@ import torch
 from fleet.baseline import tfidf_answers
 from fleet.data.rows import Row, TaskRows
 from fleet.engine.adapters import Adapter, AdapterBank
-from fleet.engine.base import Base, load_base, resolve_base
+from fleet.engine.base import BUILT_IN, Base, load_base, resolve_base
 from fleet.engine.constraint import ConstraintCompiler
 from fleet.engine.evaluate import (
     Measured,
@@ -36,6 +36,7 @@ from fleet.engine.expert import ExpertCard, golden_prompts, write_expert
 from fleet.engine.prompt import Renderer, render_job, seal
 from fleet.engine.specs import Example, TaskSpec, TextSpec
 from fleet.engine.train import Progress, TrainResult, TrainTask, Validation, train_cohort
+from fleet.errors import BaseError, FleetError, TrainingError
 from fleet.manifest import Manifest
 from fleet.recipe import examples, task_spec
 from fleet.storage import Storage
@@ -58,6 +59,8 @@ class Assignment:
     manifest: dict[str, Any]
     rows: TaskRows
     key: str
+    base_fingerprint: str
+    """The base that the key is about; a worker that finds another one refuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ def assign(manifest: Manifest, rows: TaskRows, fingerprint: str) -> Assignment:
     """The assignment of one task over the base with this fingerprint."""
     parts = [str(RECIPE), manifest.task, manifest.digest, rows.digest, fingerprint]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    return Assignment(manifest.task, manifest.snapshot(), rows, key)
+    return Assignment(manifest.task, manifest.snapshot(), rows, key, fingerprint)
 
 
 def rows_digest(rows: Sequence[Row]) -> str:
@@ -121,14 +124,21 @@ def train_assignments(
         if threads:
             torch.set_num_threads(threads)
         base = load_base(resolve_base(base_name, cache_dir, root=root), device=device)
-        workshop = _Workshop(base, storage, scratch, on_progress)
+        for assignment in todo:
+            if assignment.base_fingerprint != base.fingerprint:
+                raise BaseError(
+                    f"this machine's base {base_name!r} is {base.fingerprint[:12]}, the command's is "
+                    f"{assignment.base_fingerprint[:12]}: give all machines the same one, such as the "
+                    "packaged weights, or a folder that all of them mount"
+                )
+        workshop = _Workshop(base, base_name, storage, scratch, on_progress)
         done.update((o.task, o) for o in workshop.train(todo, checkpoint_seconds))
     return [done[a.task] for a in assignments]
 
 
 def stored_outcome(storage: Storage, assignment: Assignment) -> TaskOutcome | None:
     """The outcome of this very training if storage has it."""
-    name = f"{_home(assignment)}/{OUTCOME_FILE}"
+    name = outcome_name(assignment.task, assignment.key)
     if not storage.exists(name):
         return None
     plain = json.loads(storage.read_text(name))
@@ -136,6 +146,11 @@ def stored_outcome(storage: Storage, assignment: Assignment) -> TaskOutcome | No
         key: [(int(s), float(v)) for s, v in points] for key, points in plain["curves"].items()
     }
     return TaskOutcome(**{**plain, "resumed": True})
+
+
+def outcome_name(task: str, key: str) -> str:
+    """Where storage keeps an outcome; while it is there, the training counts as done."""
+    return f"experts/{task}/{key}/{OUTCOME_FILE}"
 
 
 def _home(assignment: Assignment) -> str:
@@ -169,9 +184,16 @@ class _Workshop:
     """One loaded base and what is done with it for the assignments of one cohort."""
 
     def __init__(
-        self, base: Base, storage: Storage, scratch: Path, on_progress: Callable[[Progress], None]
+        self,
+        base: Base,
+        base_name: str,
+        storage: Storage,
+        scratch: Path,
+        on_progress: Callable[[Progress], None],
     ) -> None:
         self.base = base
+        # What other programs know it by: a built-in name means nothing to them.
+        self.base_name = BUILT_IN[base_name].hub_id if base_name in BUILT_IN else base_name
         self.storage = storage
         self.scratch = scratch
         self.on_progress = on_progress
@@ -182,7 +204,7 @@ class _Workshop:
         outcomes: dict[str, TaskOutcome] = {}
         for assignment in assignments:
             try:
-                prepared[assignment.task] = _prepare(assignment)
+                prepared[assignment.task] = _prepare(assignment, self.base.model.config.layers)
             except Exception as error:  # one task's failure is its own
                 outcomes[assignment.task] = _failed(assignment, error)
         if prepared:
@@ -290,7 +312,7 @@ class _Workshop:
                 base, bank, 0, spec, [render_job(spec.prompt, e.fields) for e in p.eval[:GOLDEN_PROMPTS]]
             ),
         )
-        digest = write_expert(folder, adapter, card, "google/gemma-3-270m")
+        digest = write_expert(folder, adapter, card, self.base_name)
         return TaskOutcome(
             task=spec.name,
             key=p.assignment.key,
@@ -370,18 +392,24 @@ class _Workshop:
     def _publish(self, assignment: Assignment, outcome: TaskOutcome) -> None:
         """Artifact first, outcome last: without the outcome the training counts as not done."""
         self.storage.upload(self.scratch / outcome.artifact, outcome.artifact)
-        self.storage.write_text(f"{_home(assignment)}/{OUTCOME_FILE}", json.dumps(asdict(outcome)))
-        self.storage.remove(f"checkpoints/{assignment.task}/{assignment.key}")
+        self.storage.write_text(outcome_name(assignment.task, assignment.key), json.dumps(asdict(outcome)))
+        # All of the task: those of manifests and rows that were given up are of no use to anybody.
+        self.storage.remove(f"checkpoints/{assignment.task}")
 
 
-def _prepare(assignment: Assignment) -> _Prepared:
+def _prepare(assignment: Assignment, layers: int) -> _Prepared:
     spec = task_spec(Manifest.model_validate(assignment.manifest))
+    if spec.lora.layers[1] > layers:
+        raise TrainingError(
+            f"adapter.layers: {list(spec.lora.layers)} reaches beyond the base's {layers} layers: "
+            f"end it at {layers}"
+        )
     train, validation = split_validation(examples(assignment.rows.train))
     return _Prepared(assignment, spec, train, validation, examples(assignment.rows.eval))
 
 
 def _failed(assignment: Assignment, error: Exception | str, result: TrainResult | None = None) -> TaskOutcome:
-    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, str | FleetError) else f"{type(error).__name__}: {error}"
     outcome = TaskOutcome(assignment.task, assignment.key, "", "", text)
     if result is None:
         return outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ from fleet.cli.invocation import INTERRUPTED, Failure, Invocation, pass_invocati
 from fleet.cli.jobs import Line, ResultFile, read_lines, result_line, some_text
 from fleet.cli.output import console, json_line, print_json
 from fleet.cli.result import result_summary, show_explained, show_result
-from fleet.errors import FleetError, InputError
+from fleet.errors import FleetError, InputError, suggest
 
 if TYPE_CHECKING:
     from fleet.host import Host, Result
@@ -39,7 +40,7 @@ class Wishes:
 
 
 @click.command()
-@click.argument("text", required=False)
+@click.argument("texts", nargs=-1, metavar="[TEXT]")
 @click.option(
     "--file",
     "file",
@@ -68,7 +69,7 @@ def route(
     ctx: click.Context,
     invocation: Invocation,
     /,
-    text: str | None,
+    texts: tuple[str, ...],
     file: str | None,
     output: Path | None,
     **wishes: Any,
@@ -78,7 +79,7 @@ def route(
     With --file, or with - as TEXT (standard input), every line is a job: {"text": "..."} or
     {"fields": {...}}, with "id" and "task" if wanted. Results come in the same order. A line that is
     no job, or a job that fails, becomes a result with an error and stops nothing. Results already in
-    --output are kept (a half line is dropped) and the rest is added.
+    --output are kept (half a result at its end is dropped) and the rest is added.
 
     \b
     Exit codes:
@@ -89,6 +90,9 @@ def route(
       130  interrupted
     """
     wished = Wishes(**wishes)
+    if len(texts) > 1:
+        raise click.UsageError(f"TEXT is one argument, got {len(texts)} words: put the text in quotes.")
+    text = texts[0] if texts else None
     if text == STANDARD_INPUT and file is None:
         text, file = None, STANDARD_INPUT
     if (text is None) == (file is None):
@@ -96,12 +100,20 @@ def route(
     if text is not None:
         if output is not None:
             raise click.UsageError("--output goes with --file.")
+        some_text(text)
+        _check_task(invocation, wished.task)
         ctx.exit(_one(invocation, text, wished))
+    _check_task(invocation, wished.task)
     ctx.exit(_many(invocation, str(file), output, wished))
 
 
+def _check_task(invocation: Invocation, task: str | None) -> None:
+    """Before the base is loaded: a mistyped name should not cost a minute."""
+    if task is not None and task not in (names := invocation.project().task_names()):
+        raise InputError(f"there is no task called {task}; {suggest(task, names)}")
+
+
 def _one(invocation: Invocation, text: str, wished: Wishes) -> int:
-    some_text(text)
     from fleet.host import Job
 
     host = _host(invocation)
@@ -120,7 +132,9 @@ def _one(invocation: Invocation, text: str, wished: Wishes) -> int:
 
 
 def _many(invocation: Invocation, file: str, output: Path | None, wished: Wishes) -> int:
-    code = 0
+    code, seen = 0, 0
+    if output is not None and file != STANDARD_INPUT and output.exists() and os.path.samefile(file, output):
+        raise InputError(f"--output {output} is the file of the jobs itself: name another")
     with ExitStack() as stack:
         source: IO[bytes] = (
             sys.stdin.buffer if file == STANDARD_INPUT else stack.enter_context(Path(file).open("rb"))
@@ -131,14 +145,15 @@ def _many(invocation: Invocation, file: str, output: Path | None, wished: Wishes
         advance = stack.enter_context(_progress(total, shown=output is not None or not sys.stdout.isatty()))
         try:
             for kept in sink.resume(lines) if sink else ():
-                code = _worse(code, _kept_code(kept))
+                code, seen = _worse(code, _kept_code(kept)), seen + 1
                 advance(1)
-            for answered in _answer(invocation, lines, wished):
+            for answered in _answer(invocation, sink.left(lines) if sink else lines, wished):
                 for line, result, explained in answered:
                     _write(sink, line, result, explained, wished)
                     code = _worse(code, InputError.exit_code if result is None else _code(result))
                 if sink is not None:
                     sink.flush()
+                seen += len(answered)
                 advance(len(answered))
         except KeyboardInterrupt:
             left = (
@@ -147,6 +162,8 @@ def _many(invocation: Invocation, file: str, output: Path | None, wished: Wishes
                 else "interrupted"
             )
             raise Failure(left, INTERRUPTED) from None
+    if not seen:
+        click.echo(f"no jobs in {'standard input' if file == STANDARD_INPUT else file}", err=True)
     return code
 
 

@@ -100,19 +100,23 @@ def save_adapter(folder: Path, adapter: Adapter, base_name: str) -> None:
 
 
 def load_adapter(folder: Path) -> Adapter:
-    """Read PEFT's two files, our own or another trainer's with the same targets; fp32 tensors.
+    """Read PEFT's two files, our own or another trainer's with the same targets; tensors as stored.
 
     Raises ``ArtifactError`` for missing or damaged files.
     """
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())
         tensors = load_file(folder / WEIGHTS_FILE)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ArtifactError(f"{folder.name}: the adapter cannot be read: {error}") from error
-    touched = sorted({int(name.split(".layers.")[1].split(".")[0]) for name in tensors})
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+        if config.get("use_rslora") or config.get("rank_pattern") or config.get("alpha_pattern"):
+            raise ValueError("rank-stabilised or per-layer ranks are not supported")
+        layers = {int(name.split(".layers.")[1].split(".")[0]) for name in tensors}
+    except (OSError, ValueError, KeyError, IndexError, TypeError, SafetensorError) as error:
+        raise ArtifactError(f"{folder.name}: the adapter cannot be read: {error!r}") from error
+    touched = sorted(layers)
     if not touched or touched != list(range(touched[0], touched[-1] + 1)):
         raise ArtifactError(f"{folder.name}: the adapter's layers {touched} are not one unbroken range")
-    lora = LoraSpec(int(config["r"]), float(config["lora_alpha"]), (touched[0], touched[-1] + 1))
+    lora = LoraSpec(rank, alpha, (touched[0], touched[-1] + 1))
     return Adapter(lora, tensors)
 
 

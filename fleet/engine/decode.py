@@ -8,6 +8,7 @@ rows of the head are multiplied when few are. Knows nothing of routing, versions
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -107,7 +108,7 @@ class Scheduler:
         self._cache = Cache(model.config, dtype=model.dtype, device=model.device)
         self._waiting: deque[Request] = deque()
         self._running: list[_Running] = []
-        self._free_rows = list(range(max_rows - 1, -1, -1))
+        self._free_rows = list(range(max_rows))
 
     def submit(self, request: Request) -> None:
         if request.state.depth != self._depth:
@@ -161,13 +162,13 @@ class Scheduler:
         finished = []
         while self._waiting and self._free_rows:
             request = self._waiting.popleft()
-            running = _Running(request, self._free_rows.pop(), list(request.suffix))
+            running = _Running(request, heapq.heappop(self._free_rows), list(request.suffix))
             sampling = request.sampling
             if sampling.temperature > 0:
                 running.generator = torch.Generator().manual_seed(sampling.seed)
             _force(running)
             if running.truncated or request.constraint.done:
-                self._free_rows.append(running.row)
+                heapq.heappush(self._free_rows, running.row)
                 finished.append(_complete(running))
                 continue
             self._running.append(running)
@@ -175,7 +176,7 @@ class Scheduler:
 
     def _release(self, running: _Running) -> None:
         self._running.remove(running)
-        self._free_rows.append(running.row)
+        heapq.heappush(self._free_rows, running.row)
         if running.error:
             # A masked key still multiplies its value by zero, and zero times NaN is NaN.
             for held in (*self._cache.k, *self._cache.v):
@@ -192,7 +193,9 @@ class Scheduler:
             else:
                 running.pending = [*running.request.state.ids, *running.pending]
         longest = max(running.trunk_past + len(running.pending) for running in group)
-        self._cache.reserve(self._max_rows, -(-longest // 64) * 64)
+        # The lowest rows are given out first, so few jobs need little room.
+        highest = max(running.row for running in self._running)
+        self._cache.reserve(highest + 1, -(-longest // 64) * 64)
         rows = torch.tensor([running.row for running in group], device=model.device)
         ids = torch.tensor([i for running in group for i in running.pending], device=model.device)
         new = [len(running.pending) for running in group]

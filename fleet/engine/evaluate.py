@@ -28,6 +28,7 @@ from fleet.engine.trunk import batches, run_trunk
 from fleet.errors import TrainingError
 
 RESAMPLES = 1000
+ROWS_AT_ONCE = 256
 LOWER_IS_BETTER: frozenset[str] = frozenset({"perplexity"})
 
 Floats = NDArray[np.float64]
@@ -65,32 +66,46 @@ def answer_examples(
 
     Raises ``TrainingError`` when the expert fails on a row (NaN).
     """
+    completions: list[Completion] = []
+    # In chunks: the trunk states of all rows at once would be seven kilobytes a token.
+    for start in range(0, len(examples), ROWS_AT_ONCE):
+        chunk = examples[start : start + ROWS_AT_ONCE]
+        completions += _answer_chunk(base, bank, slot, spec, chunk, compiler, temperature)
+    for number, completion in enumerate(completions, 1):
+        if completion.error:
+            raise TrainingError(f"{spec.name}: {completion.error} on row {number}")
+    return completions
+
+
+def _answer_chunk(
+    base: Base,
+    bank: AdapterBank | None,
+    slot: int,
+    spec: TaskSpec,
+    examples: Sequence[Example],
+    compiler: ConstraintCompiler,
+    temperature: float,
+) -> list[Completion]:
     renderer = Renderer(base.tokenizer)
     depth = spec.lora.layers[0]
     texts = [render_job(spec.prompt, example.fields) for example in examples]
     states = run_trunk(base.model, depth, [renderer.job_ids(text) for text in texts])
     suffix = tuple(renderer.suffix_ids(spec.prompt.suffix))
-    scheduler = Scheduler(base.model, bank, depth)
-    completions = scheduler.run(
-        [
-            Request(
-                job_id=str(i),
-                state=state,
-                suffix=suffix,
-                constraint=compiler.start(spec.constraint, text),
-                slot=slot,
-                max_output_tokens=spec.max_output_tokens,
-                first_layer=depth,
-                temperature=temperature,
-                sampling=spec.constraint if isinstance(spec.constraint, TextSpec) else TextSpec(),
-            )
-            for i, (text, state) in enumerate(zip(texts, states, strict=True))
-        ]
-    )
-    for completion in completions:
-        if completion.error:
-            raise TrainingError(f"{spec.name}: {completion.error} on evaluation row {completion.job_id}")
-    return completions
+    requests = [
+        Request(
+            job_id=str(i),
+            state=state,
+            suffix=suffix,
+            constraint=compiler.start(spec.constraint, text),
+            slot=slot,
+            max_output_tokens=spec.max_output_tokens,
+            first_layer=depth,
+            temperature=temperature,
+            sampling=spec.constraint if isinstance(spec.constraint, TextSpec) else TextSpec(),
+        )
+        for i, (text, state) in enumerate(zip(texts, states, strict=True))
+    ]
+    return Scheduler(base.model, bank, depth).run(requests)
 
 
 def row_losses(
@@ -180,7 +195,9 @@ def confidence_at(completion: Completion, temperature: float) -> float:
     )
 
 
-def _measured(metric: Metric, rows: Floats, statistic: Callable[[NDArray[np.int64]], Floats]) -> Measured:
+def _measured(
+    metric: Metric, rows: Floats, statistic: Callable[[NDArray[np.int64]], Floats], batch: int = 100
+) -> Measured:
     from scipy.stats import bootstrap
 
     index = np.arange(len(rows))
@@ -193,7 +210,7 @@ def _measured(metric: Metric, rows: Floats, statistic: Callable[[NDArray[np.int6
         n_resamples=RESAMPLES,
         method="percentile",
         vectorized=True,
-        batch=100,
+        batch=batch,
         rng=np.random.default_rng(0),
     ).confidence_interval
     return Measured(metric, value, float(interval.low), float(interval.high), tuple(rows.tolist()))
@@ -212,7 +229,8 @@ def _macro_f1(wanted: list[Any], given: list[Any]) -> Measured:
         return np.asarray((_f1(summed) * present).sum(-1) / present.sum(-1))
 
     correct = np.array([float(x == y) for x, y in zip(wanted, given, strict=True)])
-    return _measured("macro_f1", correct, statistic)
+    # Bounds the resampled counts to some hundred megabytes.
+    return _measured("macro_f1", correct, statistic, batch=max(1, 10_000_000 // counts.size))
 
 
 def _f1(counts: Floats) -> Floats:

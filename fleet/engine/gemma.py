@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fleet.engine.base_folder import weight_files
+
 SMALL_ATTENTION = 256 * 256
 """Up to so many query-key pairs a row plain batched products beat the fused kernel on the CPU (by 2 to 4
 times with the backward pass). A longer row in the batch may change the choice, and with it the rounding."""
@@ -253,7 +255,7 @@ class Gemma:
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Gemma:
-        """Load ``config.json`` and ``model*.safetensors`` of a folder in transformers' format.
+        """Load ``config.json`` and the weights that the fingerprint covers; transformers' format.
 
         On the CPU in the file's own dtype nothing is copied: processes share the pages.
 
@@ -261,7 +263,7 @@ class Gemma:
         """
         config = json.loads((folder / "config.json").read_text())
         weights: dict[str, Tensor] = {}
-        for file in sorted(folder.glob("model*.safetensors")):
+        for file in weight_files(folder):
             weights.update(load_file(file, device=device))
         # A tensor in the wanted dtype is passed through, so the memory map survives.
         return cls(

@@ -106,6 +106,8 @@ class _Member:
     plan: list[list[list[int]]]
     vocabulary: Tensor | None
     optimiser: torch.optim.AdamW
+    left: list[int] = field(default_factory=list)
+    """Tokens still to be trained on before each optimiser step, and 0 behind the last."""
     state: TaskState = field(default_factory=TaskState)
     error: str | None = None
     resumed: bool = False
@@ -195,6 +197,10 @@ class _Cohort:
             member.error = "there are no training rows"
             return member
         member.plan = [_epoch(member.rows, spec, epoch) for epoch in range(spec.train.epochs)]
+        for batch in reversed([batch for epoch in member.plan for batch in epoch]):
+            tokens = sum(len(member.rows[i].ids) for i in batch)
+            member.left.append(tokens + (member.left[-1] if member.left else 0))
+        member.left = [*reversed(member.left), 0]
         if not isinstance(spec.constraint, TextSpec):
             seen = {token for row in member.rows for token in row.ids}
             member.vocabulary = torch.tensor(sorted(seen), device=self.model.device)
@@ -346,12 +352,7 @@ class _Cohort:
         self, member: _Member, what: Literal["preparing", "training", "validating", "done", "failed"]
     ) -> None:
         state = member.state
-        left = sum(
-            sum(len(m.rows[i].ids) for batch in epoch for i in batch)
-            for m in self.members
-            if m.running
-            for epoch in m.plan[m.state.epoch :]
-        )
+        left = sum(m.left[m.state.step] for m in self.members if m.running)
         self.on_progress(
             Progress(
                 task=member.task.spec.name,

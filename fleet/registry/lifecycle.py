@@ -93,11 +93,15 @@ def settle(
     if verdict.promote and now_champion not in (judged_against, info.version):
         why = f"the champion became version {now_champion} while this one was judged"
         verdict = Verdict(False, verdict.passed, (*verdict.reasons, why), verdict.figures)
-    registry.set_tags(info, verdict.tags())
     if verdict.promote:
         promote(registry, info.task, info.version, how="policy", by=by, reason="; ".join(verdict.reasons))
     elif now_champion != info.version:
         registry.set_alias(info.task, registry.challenger_alias, info.version)
+    # The verdict's own tag comes last of all: it says that nothing is left to be done.
+    tags = verdict.tags()
+    word = {"verdict": tags.pop("verdict")}
+    registry.set_tags(info, tags)
+    registry.set_tags(info, word)
     return verdict
 
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fleet.declared import Declared, Section, load_declared
 
@@ -58,6 +58,12 @@ class Aliases(Section):
     """The version that answers."""
     challenger: str = Field(default="challenger", pattern=r"^[a-z][a-z0-9-]*$")
     """The newest version that is not champion."""
+
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
+        if self.champion == self.challenger:
+            raise ValueError("champion and challenger must be different aliases")
+        return self
 
 
 class Retention(Section):
@@ -185,6 +191,7 @@ def compare(
                 alternative="greater",
                 vectorized=True,
                 n_resamples=_RESAMPLES,
+                batch=100,
                 rng=rng,
             ).pvalue
         )

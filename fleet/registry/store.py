@@ -131,6 +131,7 @@ class Registry:
         every = {**tags, "digest": digest, "size": str(size), "kind": kind, "task": task}
         every["metrics"] = json.dumps(dict(run.metrics), sort_keys=True)
         with self._asking(f"register a version of {task}") as client:
+            self._ensure_model(client, task, kind)
             run_id = self._log_run(client, task, run, every)
             try:
                 model = client.create_logged_model(
@@ -142,7 +143,6 @@ class Registry:
                     write_model(content, folder, kind=kind, fields=fields, base=base, digest=digest)
                     client.log_model_artifacts(model.model_id, str(content))
                 client.finalize_logged_model(model.model_id, "READY")
-                self._ensure_model(client, task, kind)
                 # In-process, MLflow would look a models:/ address up in its global store, not in ours.
                 source = model.model_uri if self._remote else model.artifact_location
                 made = client.create_model_version(
@@ -201,6 +201,12 @@ class Registry:
         except enter().exceptions.MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+        owner = client.get_registered_model(task).tags.get("fleet")
+        if owner != self.fleet:
+            raise RegistryError(
+                f"the model {task} on this MLflow belongs to {owner or 'somebody else'}, not to "
+                f"{self.fleet}: give this fleet another tracking_uri in fleet.yaml, or rename the task"
+            )
 
     # ---- reading versions
 

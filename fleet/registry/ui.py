@@ -49,12 +49,13 @@ def ui_server(
     ensure_store(tracking_uri, root)
     command = [
         sys.executable, "-m", "mlflow", "server",
-        "--backend-store-uri", tracking_uri,
         "--default-artifact-root", root,
         "--host", host, "--port", str(port), "--workers", "1",
         *(["--allowed-hosts", allowed_hosts] if allowed_hosts else []),
     ]  # fmt: skip
     quiet = {
+        # Not on the command line, where every user of the machine could read its password.
+        "MLFLOW_BACKEND_STORE_URI": tracking_uri,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true"),
     }

@@ -1,7 +1,8 @@
 """Thresholds and calibration from rows that the judging model had not seen. Knows nothing of files.
 
-Held-out training inputs stand for real jobs. Held-out groups of the background, and every task's
-inputs judged by the other tasks alone (leave one task out), stand for jobs that nobody takes.
+Held-out training inputs stand for real jobs, and set the thresholds. Held-out groups of the background,
+and every task's inputs under the scores of the other tasks (leave one task out; the covariance still
+holds its rows), stand for jobs that nobody takes: figures are reported for them, nothing is set on them.
 """
 
 from __future__ import annotations

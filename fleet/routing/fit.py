@@ -44,6 +44,16 @@ class RouterTask:
             raise ValueError(f"{self.name}: the router needs at least one text of a task")
 
 
+def is_current(router: Router, fingerprint: str, depth: int) -> bool:
+    """Whether a router was fitted over this base, a trunk of this depth and this release's background."""
+    ground = router.ground
+    return (ground.base_fingerprint, ground.taps, ground.digest) == (
+        fingerprint,
+        taps_of(depth),
+        load_background().digest,
+    )
+
+
 def fit_router(
     base: Base, tasks: Sequence[RouterTask], *, previous: Router | None = None, depth: int = DEPTH
 ) -> Router:
@@ -56,10 +66,8 @@ def fit_router(
     renderer = Renderer(base.tokenizer)
     taps = taps_of(depth)
     background = load_background()
-    if previous is not None:
-        old = previous.ground
-        if (old.base_fingerprint, old.taps, old.digest) != (base.fingerprint, taps, background.digest):
-            previous = None
+    if previous is not None and not is_current(previous, base.fingerprint, depth):
+        previous = None
     if previous is not None:
         ground = previous.ground
     else:

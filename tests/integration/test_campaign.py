@@ -13,15 +13,18 @@ import yaml
 from ray.cluster_utils import Cluster
 
 from fleet.campaign import CampaignReport, run_campaign
+from fleet.data.rows import load_task_rows
 from fleet.engine.testing import write_tiny_base
 from fleet.engine.train import Progress
-from fleet.errors import DigestError, ManifestError
+from fleet.errors import BaseError, DigestError, ManifestError
 from fleet.host import Host, Job
 from fleet.project import Project
 from fleet.registry.lifecycle import rollback
 from fleet.registry.store import ROUTER
-from fleet.stores import artifact_cache, open_registry
-from fleet.training import TaskOutcome
+from fleet.router_release import refit_router
+from fleet.storage import Storage
+from fleet.stores import artifact_cache, open_base, open_registry
+from fleet.training import TaskOutcome, assign, train_assignments
 
 TOPICS = {
     "weather": (["sun", "rain"], "{} over the bay on day {}, says the forecast"),
@@ -163,6 +166,44 @@ def test_a_broken_task_is_a_failed_row_and_the_others_train(root: Path, ray_clus
     assert report.failed
     with pytest.raises(ManifestError, match="did you mean weather"):
         campaign(root, ray_cluster, ["wether"])
+
+
+def test_a_worker_with_another_base_refuses(root: Path, tmp_path: Path) -> None:
+    project = Project.find(root)
+    manifest = project.task("weather")
+    foreign = assign(manifest, load_task_rows(root, manifest), "f" * 64)
+    with pytest.raises(BaseError, match="give all machines the same one"):
+        train_assignments(
+            [foreign],
+            base_name="base",
+            root=root,
+            storage=Storage(str(tmp_path / "storage")),
+            scratch=tmp_path,
+            cache_dir=tmp_path,
+        )
+
+
+def test_the_router_follows_the_base(root: Path) -> None:
+    """Another base under the same tasks and rows: the old router must not count as fitted."""
+    project = Project.find(root)
+    registry = open_registry(project)
+    before = registry.champion(ROUTER)
+    assert before is not None
+    assert "unchanged" in refit_router(project, registry, lambda: open_base(project))
+    shutil.move(root / "base", root / "kept")
+    write_tiny_base(root / "base", seed=9)
+    try:
+        assert "over 2 tasks" in refit_router(project, registry, lambda: open_base(project))
+        after = registry.champion(ROUTER)
+        assert after is not None
+        assert after.digest != before.digest
+    finally:
+        shutil.rmtree(root / "base")
+        shutil.move(root / "kept", root / "base")
+    refit_router(project, registry, lambda: open_base(project))
+    again = registry.champion(ROUTER)
+    assert again is not None
+    assert again.digest == before.digest
 
 
 def test_an_altered_artifact_answers_nothing_and_disturbs_nobody(root: Path) -> None:

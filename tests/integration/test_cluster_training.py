@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from fleet.cluster.board import Started
 from fleet.cluster.session import connect
 from fleet.cluster.training import train_on_cluster
 from fleet.data.rows import Row, TaskRows
+from fleet.engine.base_folder import fingerprint
 from fleet.engine.testing import write_tiny_base
 from fleet.engine.train import Progress
 from fleet.manifest import Manifest
@@ -41,6 +44,13 @@ def nodes(ray_cluster: Cluster) -> Iterator[list[Any]]:
             ray_cluster.remove_node(node)
 
 
+@cache
+def tiny_fingerprint() -> str:
+    """Of the tiny base, whose bytes are the same wherever it is written."""
+    with tempfile.TemporaryDirectory() as folder:
+        return fingerprint(write_tiny_base(Path(folder) / "tiny"))
+
+
 def assignment(task: str, rows: int = 40) -> Assignment:
     manifest = Manifest.model_validate(
         {
@@ -62,7 +72,7 @@ def assignment(task: str, rows: int = 40) -> Assignment:
         )
         for i in range(rows)
     ]
-    return assign(manifest, TaskRows(train=made, eval=made[:6], digest=f"{task}-{rows}"), "tiny")
+    return assign(manifest, TaskRows(train=made, eval=made[:6], digest=f"{task}-{rows}"), tiny_fingerprint())
 
 
 @dataclass

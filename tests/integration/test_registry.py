@@ -104,6 +104,13 @@ class TestVersions:
         assert registry.tasks() == ["sentiment"]
         assert other.tasks() == []
 
+    def test_a_model_of_another_fleet_is_not_written_into(self, registry: Registry, tmp_path: Path) -> None:
+        mine = log(registry, tmp_path, "a")
+        other = Registry(registry.tracking_uri, registry.artifact_root, fleet="other")
+        with pytest.raises(RegistryError, match="belongs to fleet, not to other"):
+            log(other, tmp_path, "b")
+        assert registry.versions("sentiment") == [mine]
+
 
 class TestFetch:
     def test_downloads_once_and_answers_by_digest(self, registry: Registry, tmp_path: Path) -> None:
@@ -215,6 +222,20 @@ class TestAliases:
         assert "became version 2" in str(held)
         assert registry.resolve("sentiment", "champion").version == 2
         assert registry.resolve("sentiment", "challenger").version == 3
+
+    def test_the_verdict_is_written_when_nothing_is_left_to_do(
+        self, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        info = log(registry, tmp_path, "a")
+        with monkeypatch.context() as patch:
+            patch.setattr(registry, "set_alias", lambda *_: (_ for _ in ()).throw(RegistryError("gone")))
+            with pytest.raises(RegistryError, match="gone"):
+                settle(registry, info, PASS, judged_against=None)
+        assert "verdict" not in registry.version("sentiment", 1).tags
+        settle(registry, info, PASS, judged_against=None)
+        champion = registry.champion("sentiment")
+        assert champion is not None
+        assert champion.tags["verdict"] == "promoted"
 
 
 class TestRollback:
