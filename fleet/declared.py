@@ -83,9 +83,11 @@ def load_declared(
     document = read_yaml(path, file)
     raw = document.value
     if not isinstance(raw, dict):
-        rule = "must be a mapping of fields to values"
+        empty = raw is None and not document.faults
+        rule = ("is empty: it " if empty else "") + "must be a mapping of fields to values"
+        shown = "" if empty else shorten(raw)
         raise ManifestError(
-            faults=[*document.faults, Fault("wrong-type", rule, file, document.line(()), value=shorten(raw))]
+            faults=[*document.faults, Fault("wrong-type", rule, file, document.line(()), value=shown)]
         )
     faults = list(document.faults)
     faults += [_broken_rule(document, problem) for problem in (also(raw) if also else ())]

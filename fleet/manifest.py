@@ -22,10 +22,12 @@ from fleet.errors import ProjectError
 from fleet.schema_subset import unsupported_features
 
 __all__ = [
+    "BUILT_IN_BASES",
     "FleetConfig",
     "Kind",
     "Manifest",
     "Metric",
+    "described_schema",
     "load_config",
     "load_manifest",
     "manifest_schema",
@@ -33,6 +35,8 @@ __all__ = [
     "write_schema",
 ]
 
+BUILT_IN_BASES = ("gemma-3-270m",)
+"""Names of ``fleet.engine.base.BUILT_IN``, which only a process that loads torch can ask."""
 TASK_NAME = r"^[a-z][a-z0-9-]{1,62}$"
 
 Kind = Literal["classification", "extraction", "generation"]
@@ -317,7 +321,7 @@ class TrainingDefaults(Section):
     workers: int | None = Field(default=None, ge=1, le=1024)
     """Trainings that run at once; planned from the resources if not given."""
     threads: int | None = Field(default=None, ge=1, le=1024)
-    """Threads of one worker; its share of the cores if not given."""
+    """Threads of one worker, a core each; 2, where there are so many, if not given."""
     checkpoint_seconds: int = Field(default=60, ge=1)
     """Most seconds of work that a killed training loses."""
     max_retries: int = Field(default=3, ge=0, le=100)
@@ -369,9 +373,19 @@ def load_config(path: Path) -> FleetConfig:
     return load_declared(path, path.name, FleetConfig)
 
 
+def described_schema(model: type[Declared]) -> dict[str, Any]:
+    """The JSON Schema of ``model``; a section says at its field too what it is, where editors look."""
+    schema = model.model_json_schema(by_alias=True)
+    for field in schema["properties"].values():
+        if "$ref" in field:
+            section = schema["$defs"][field["$ref"].rpartition("/")[2]]
+            field.setdefault("description", section.get("description", ""))
+    return schema
+
+
 def manifest_schema() -> dict[str, Any]:
     """The JSON Schema of ``task.yaml``, for editors."""
-    schema = Manifest.model_json_schema(by_alias=True)
+    schema = described_schema(Manifest)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,11 @@ import click
 from fleet.cli.invocation import Invocation, pass_invocation
 from fleet.cli.output import json_option, print_json
 from fleet.errors import Fault, InputError, ManifestError, suggest
+
+SHOWN_LINES = 4
+"""Lines that are named beside the first where many rows of a file break the same rule."""
+YAML = (".yaml", ".yml")
+MORE = re.compile(r"and (\d+) more like this$")
 
 if TYPE_CHECKING:
     from fleet.project import Project
@@ -24,7 +30,8 @@ def check(ctx: click.Context, invocation: Invocation, tasks: tuple[str, ...], as
     """Check manifests and data; report every fault at once.
 
     Looks at fleet.yaml, the promotion policy, every task.yaml and all rows. With TASKs, only faults in
-    their files are shown. A fault names file, line, field, rule and value.
+    their files are shown. A fault names file, line, field, rule and value; rows of a file that break the
+    same rule share a line, which --json does not do.
 
     Exit codes: 0 no errors (there may be warnings), 2 errors.
     """
@@ -33,7 +40,8 @@ def check(ctx: click.Context, invocation: Invocation, tasks: tuple[str, ...], as
     try:
         project = invocation.project()
         names = project.task_names()
-        folders = [f"{project.config.tasks.rstrip('/')}/{_known(task, names)}/" for task in tasks]
+        _known(tasks, names)
+        folders = [f"{project.config.tasks.rstrip('/')}/{task}/" for task in tasks]
         smallest, faults = _policy(project)
         faults += check_project(project, min_effect=smallest)
     except InputError as error:
@@ -66,16 +74,34 @@ def _policy(project: Project) -> tuple[float, list[Fault]]:
 
 
 def _show(faults: Sequence[Fault]) -> None:
+    """One line for each fault of a manifest; one for all rows of a file that break the same rule."""
+    groups: dict[tuple[str, str, str, str, str], list[Fault]] = {}
     for fault in sorted(faults, key=lambda f: (f.severity != "error", f.file, f.line or 0, f.field)):
-        error = fault.severity == "error"
+        # What a person has written by hand is never folded.
+        apart = str(fault) if fault.file.endswith(YAML) else fault.field
+        groups.setdefault((fault.severity, fault.file, fault.rule, fault.field, apart), []).append(fault)
+    for (severity, *_), group in groups.items():
+        error = severity == "error"
         click.secho("error   " if error else "warning ", fg="red" if error else "yellow", nl=False)
-        click.echo(str(fault))
+        click.echo(str(group[0]) + _others(group))
 
 
-def _known(task: str, names: Sequence[str]) -> str:
-    if task in names:
-        return task
-    raise ManifestError(f"there is no task called {task}; {suggest(task, names)}")
+def _others(group: Sequence[Fault]) -> str:
+    if len(group) == 1:
+        return ""
+    lines = list(dict.fromkeys(str(fault.line) for fault in group[1:] if fault.line is not None))
+    shown = ", ".join(lines[:SHOWN_LINES]) + (", ..." if len(lines) > SHOWN_LINES else "")
+    # The last of many may stand for more of its kind (fleet.data.rows.condense).
+    more = sum(int(found[1]) for fault in group[1:] if (found := MORE.search(fault.message)))
+    return f" - {len(group) + more:,} of these" + (f", also on line {shown}" if lines else "")
+
+
+def _known(tasks: Sequence[str], names: Sequence[str]) -> None:
+    unknown = [task for task in dict.fromkeys(tasks) if task not in names]
+    if unknown:
+        raise ManifestError(
+            "\n".join(f"there is no task called {task}; {suggest(task, names)}" for task in unknown)
+        )
 
 
 def _count(number: int, noun: str) -> str:

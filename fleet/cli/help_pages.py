@@ -1,4 +1,7 @@
-"""``docs/help.md``, made from every command's ``--help``: ``python -m fleet.cli.help_pages --write``."""
+"""``docs/help.md``, made from every command's ``--help``: ``python -m fleet.cli.help_pages --write``.
+
+Writes and checks ``docs/fields.md`` along with it.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ from pathlib import Path
 
 import click
 
+from fleet.cli.field_pages import field_pages
 from fleet.cli.main import main as fleet
 from fleet.errors import InputError
 
 PAGE = Path("docs/help.md")
+FIELDS = Path("docs/fields.md")
 WIDTH = 100
 HEADING = """# Commands
 
@@ -38,24 +43,31 @@ def _pages(command: click.Command, ctx: click.Context) -> Iterator[str]:
 
 
 @click.command()
-@click.option("--write", "action", flag_value="write", help=f"Write {PAGE}.")
-@click.option("--check", "action", flag_value="check", help=f"Exit with 2 unless {PAGE} is fresh.")
+@click.option("--write", "action", flag_value="write", help=f"Write {PAGE} and {FIELDS}.")
+@click.option("--check", "action", flag_value="check", help="Exit with 2 unless both are fresh.")
 def main(action: str | None) -> None:
     """Keep the help pages up to date; the working directory is the repository."""
-    page = help_pages()
+    pages = {PAGE: help_pages(), FIELDS: field_pages()}
     if action == "write":
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(page, encoding="utf-8")
+        for path, page in pages.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(page, encoding="utf-8")
     elif action == "check":
-        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page:
+        stale = [path for path, page in pages.items() if not _is_fresh(path, page)]
+        for path in stale:
             click.secho(
-                f"{PAGE} is missing or out of date: python -m fleet.cli.help_pages --write",
+                f"{path} is missing or out of date: python -m fleet.cli.help_pages --write",
                 fg="red",
                 err=True,
             )
+        if stale:
             raise SystemExit(InputError.exit_code)
     else:
-        click.echo(page)
+        click.echo("\n".join(pages.values()))
+
+
+def _is_fresh(path: Path, page: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == page
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -18,8 +19,11 @@ def init(name: Path, tasks: tuple[str, ...]) -> None:
     """Make NAME a fleet with starter tasks.
 
     Copies fleet.yaml, the promotion policy and the starter tasks with their rows. The folder must be
-    new or empty; its name becomes the fleet's.
+    new or empty; its name, or the last part of it,
+    becomes the fleet's.
     """
     copied = copy_starter(name, tasks)
-    click.echo(f"{name}: a fleet with {len(copied)} tasks: {', '.join(copied)}")
-    click.echo(f"next: cd {name} && fleet check && fleet train-all")
+    count = f"{len(copied)} task{'' if len(copied) == 1 else 's'}"
+    click.echo(f"{name.absolute().name}: a fleet with {count}: {', '.join(copied)}")
+    go = "" if name.absolute() == Path.cwd() else f"cd {shlex.quote(str(name))} && "
+    click.echo(f"next: {go}fleet check && fleet train-all")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -133,7 +132,7 @@ def _one(invocation: Invocation, text: str, wished: Wishes) -> int:
 
 def _many(invocation: Invocation, file: str, output: Path | None, wished: Wishes) -> int:
     code, seen = 0, 0
-    if output is not None and file != STANDARD_INPUT and output.exists() and os.path.samefile(file, output):
+    if output is not None and file != STANDARD_INPUT and output.exists() and output.samefile(file):
         raise InputError(f"--output {output} is the file of the jobs itself: name another")
     with ExitStack() as stack:
         source: IO[bytes] = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from fleet.cli.invocation import Invocation, pass_invocation
+from fleet.errors import InputError
 
 
 @click.group()
@@ -19,8 +20,12 @@ def fit(invocation: Invocation) -> None:
 
     Training does this by itself; it is needed after a promotion by hand of a task's first version.
     """
+    from fleet.registry.store import ROUTER
     from fleet.router_release import refit_router
     from fleet.stores import open_base, open_registry
 
     project = invocation.project()
-    click.echo(f"router: {refit_router(project, open_registry(project), lambda: open_base(project))}")
+    registry = open_registry(project)
+    if not registry.champions().keys() - {ROUTER}:
+        raise InputError("no task has a champion yet, so there is nothing to route to: fleet train-all")
+    click.echo(f"router: {refit_router(project, registry, lambda: open_base(project))}")

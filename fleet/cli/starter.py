@@ -38,16 +38,26 @@ def starter_tasks() -> list[str]:
 def copy_starter(target: Path, tasks: Sequence[str]) -> list[str]:
     """Make ``target`` a fleet with these starter tasks (none named: all); returns their names.
 
-    Raises ``InputError`` when the name is no fleet's name, something is in the way, or a task is unknown.
+    Raises ``InputError`` when the name is no fleet's name, something is in the way, or a task is unknown;
+    ``FleetError`` when the machine does not let it be written.
     """
     target = target.absolute()
     if not NAME.fullmatch(target.name):
         raise InputError(
-            f"{target.name!r} cannot name a fleet: use small letters, digits and hyphens, a letter first"
+            f"{target.name!r} cannot name a fleet, and the folder's last part becomes the fleet's name: "
+            "use 2 to 63 small letters, digits and hyphens, a letter first"
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} exists and is not an empty folder: choose another name, or empty it")
     names = _chosen(tasks)
+    try:
+        _publish(target, names)
+    except OSError as error:
+        raise FleetError(f"{target} cannot be written ({error.strerror or error}): name another") from error
+    return names
+
+
+def _publish(target: Path, names: Sequence[str]) -> None:
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fleet-init-", dir=target) as scratch:
         staged = Path(scratch)
@@ -55,7 +65,6 @@ def copy_starter(target: Path, tasks: Sequence[str]) -> list[str]:
         # fleet.yaml makes it a fleet, so it comes last.
         for path in sorted(staged.iterdir(), key=lambda path: path.name == CONFIG):
             path.rename(target / path.name)
-    return names
 
 
 def _chosen(tasks: Sequence[str]) -> list[str]:

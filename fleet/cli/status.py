@@ -60,9 +60,11 @@ def status(invocation: Invocation, as_json: bool) -> None:
         print_table(status_table(tasks, notes, datetime.now(UTC)))
     else:
         click.echo(f"there are no tasks in {project.config.tasks}/ and none is registered")
-    click.echo(
-        "router: " + ("none yet (fleet router fit)" if router is None else f"version {router.version}")
-    )
+    trained = any(task.champion for task in tasks)
+    if not trained and tasks:
+        click.echo("no task has a champion yet: fleet train-all")
+    none = f"none yet (fleet {'router fit' if trained else 'train-all'})"
+    click.echo("router: " + (none if router is None else f"version {router.version}"))
 
 
 def declared_tags(project: Project) -> tuple[dict[str, dict[str, str]], dict[str, str]]:

@@ -91,6 +91,10 @@ def _campaign(
     from fleet.cli.report import show_report
 
     project = invocation.project()
+    if address is not None:
+        from fleet.cluster.session import check_address
+
+        check_address(address)
     try:
         with watching() as observer:
             report = run_campaign(

@@ -34,6 +34,9 @@ def promote(
     from fleet.registry import lifecycle
 
     registry = _registry(invocation, task)
+    if version is not None and version not in (there := [info.version for info in registry.versions(task)]):
+        known = ", ".join(map(str, sorted(there)))
+        raise InputError(f"{task} has no version {version}; there are: {known}")
     _show(lifecycle.promote(registry, task, version, by=by, reason=reason), as_json)
 
 
@@ -55,12 +58,14 @@ def _registry(invocation: Invocation, task: str) -> Registry:
     """The project's registry, once it is known to hold versions of ``task``."""
     from fleet.stores import open_registry
 
-    registry = open_registry(invocation.project())
-    known = registry.tasks()
-    if task not in known:
-        hint = suggest(task, known, none="none yet (fleet train-all)")
-        raise InputError(f"no version of a task called {task} is registered; {hint}")
-    return registry
+    project = invocation.project()
+    registry = open_registry(project)
+    known, declared = registry.tasks(), project.task_names()
+    if task in known:
+        return registry
+    if task in declared:
+        raise InputError(f"{task} has no version yet: fleet train {task}")
+    raise InputError(f"there is no task called {task}; {suggest(task, {*known, *declared})}")
 
 
 def _show(change: Change, as_json: bool) -> None:

@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import RayError
 
 from fleet.cluster.plan import Node, Resources
-from fleet.errors import ClusterError
+from fleet.errors import ClusterError, InputError
 
 REACH_SECONDS = 5.0
 CLIENT_PORT = 10001
@@ -55,7 +55,8 @@ def connect(
     Without it: the Ray that this process already uses, else ``RAY_ADDRESS``, else a Ray of our own on
     this machine with ``cpus`` cores (all of them by default).
 
-    Raises ``ClusterError`` when there is nothing at the address or it does not let us in.
+    Raises ``InputError`` for what is no address, ``ClusterError`` when there is nothing at the address or
+    it does not let us in.
     """
     if ray.is_initialized():
         yield _joined(address)
@@ -105,18 +106,21 @@ def _start(address: str, cpus: int | None) -> None:
 
 
 def check_address(address: str) -> None:
-    """Raise ``ClusterError`` in seconds where Ray would try for a minute."""
+    """Look in seconds where Ray would try for a minute.
+
+    Raises ``InputError`` for what is no address, ``ClusterError`` when nothing answers there.
+    """
     if address == "auto":
         return
     scheme, found, rest = address.rpartition("://")
     if found and scheme != "ray":
-        raise ClusterError(
+        raise InputError(
             f"{address} is no Ray address: write host:port, or ray://host:{CLIENT_PORT} "
             "(an http address is the dashboard's)"
         )
     host, colon, port = rest.partition("/")[0].rpartition(":")
     if not colon or not port.isdigit():
-        raise ClusterError(f"{address} is no Ray address: write host:port, or ray://host:{CLIENT_PORT}")
+        raise InputError(f"{address} is no Ray address: write host:port, or ray://host:{CLIENT_PORT}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
     except (OSError, OverflowError) as error:

@@ -6,11 +6,15 @@ from collections.abc import Callable
 
 from fleet.data.lint import lint_fleet, lint_task
 from fleet.data.rows import TaskRows, collect_task_rows, condense
+from fleet.data.settings import setting_faults
 from fleet.errors import Fault, ManifestError, ProjectError
 from fleet.manifest import Manifest, schema_is_fresh
 from fleet.project import Project
 
 __all__ = ["check_project"]
+
+NEARLY = ("task.yml", "tasks.yaml", "task.json")
+"""What a manifest is called by mistake."""
 
 
 def check_project(
@@ -46,15 +50,18 @@ def check_project(
 
 def _project_faults(project: Project) -> list[Fault]:
     tasks = project.config.tasks
-    faults: list[Fault] = []
+    faults = list(setting_faults(project))
     folder = project.resolve(tasks)
     if not project.task_names():
         rule = "holds no task: make a folder with a task.yaml in it"
-        faults.append(Fault("no-tasks", rule, tasks, field="tasks"))
+        faults.append(Fault("no-tasks", rule, f"{tasks}/"))
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.is_dir() and not path.name.startswith((".", "_")) and not (path / "task.yaml").exists():
             here = f"{tasks}/{path.name}"
-            faults.append(Fault("no-manifest", "holds no task.yaml: write one or remove the folder", here))
+            near = next((name for name in NEARLY if (path / name).exists()), "")
+            mend = f"rename {near}" if near else "write one or remove the folder"
+            rule = f"holds no task.yaml: {mend}"
+            faults.append(Fault("no-manifest", rule, here))
     schema = folder / "task.schema.json"
     if schema.exists() and not schema_is_fresh(schema):
         rule = "differs from what the manifest's classes say: run fleet schema --write"

@@ -24,6 +24,7 @@ from fleet.errors import Fault
 __all__ = ["parse_json", "read_source"]
 
 FORMATS = (".jsonl", ".csv", ".parquet")
+ONE_A_LINE = "holds one JSON array: write one object a line, without brackets around and commas between"
 _GZIP_FAULTS = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
@@ -127,12 +128,17 @@ def _jsonl(stream: _Bounded, file: str, limits: Limits) -> Iterator[Record | Fau
         except UnicodeDecodeError:
             yield Fault("not-utf8", "is not UTF-8 text: save it as UTF-8", file, number)
         except ValueError as error:
+            if number == 1 and text.startswith("["):
+                yield Fault("unreadable-file", ONE_A_LINE, file, number, value=_start(line))
+                return
             yield Fault("unreadable-row", f"is not a JSON object: {error}", file, number, value=_start(line))
         else:
             if isinstance(value, dict):
                 yield Record(value, file, number)
             else:
-                yield Fault("unreadable-row", "is not a JSON object", file, number, value=_start(line))
+                whole = number == 1 and isinstance(value, list) and all(isinstance(v, dict) for v in value)
+                rule = ONE_A_LINE if whole else "is not a JSON object"
+                yield Fault("unreadable-row", rule, file, number, value=_start(line))
 
 
 def _csv(stream: _Bounded, file: str, limits: Limits) -> Iterator[Record | Fault]:
@@ -141,6 +147,10 @@ def _csv(stream: _Bounded, file: str, limits: Limits) -> Iterator[Record | Fault
     try:
         header = next(reader, None)
         if header is None:
+            return
+        if len(header) == 1 and ";" in header[0]:
+            rule = "has its columns between semicolons: save it with commas"
+            yield Fault("unreadable-file", rule, file, 1, value=_start(header[0].encode()))
             return
         repeated = sorted({name for name in header if header.count(name) > 1})
         if repeated:

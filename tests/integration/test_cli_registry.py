@@ -87,11 +87,15 @@ def test_status_names_what_has_changed(project: Project) -> None:
 def test_before_anything_is_trained(project: Project) -> None:
     status = fleet(project, "status")
     assert status.exit_code == 0, status.output
-    assert "router: none yet" in status.stdout
+    assert "no task has a champion yet: fleet train-all" in status.stdout
+    assert "router: none yet (fleet train-all)" in status.stdout
     for command in ("promote", "rollback"):
         ran = fleet(project, command, "sentiment")
         assert ran.exit_code == 2
-        assert "none yet (fleet train-all)" in ran.stderr
+        assert "sentiment has no version yet: fleet train sentiment" in ran.stderr
+    fitted = fleet(project, "router", "fit")
+    assert fitted.exit_code == 2
+    assert "fleet train-all" in fitted.stderr
     routed = fleet(project, "route", "hello")
     assert routed.exit_code == 1
     assert "no task has a champion yet" in routed.stderr
@@ -102,6 +106,9 @@ def test_a_mistyped_task_is_answered_with_the_nearest(project: Project) -> None:
     ran = fleet(project, "promote", "sentimint")
     assert ran.exit_code == 2
     assert "did you mean sentiment?" in ran.stderr
+    absent = fleet(project, "promote", "sentiment", "99")
+    assert absent.exit_code == 2
+    assert "there are: 1" in absent.stderr
 
 
 def test_a_port_that_is_taken(project: Project) -> None:

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from fleet.cli.main import main
+from fleet.manifest import BUILT_IN_BASES
 
 TASK = """task: {name}
 description: Whether a review is good.
@@ -51,9 +52,101 @@ def test_one_task(fleet: Path) -> None:
 
 
 def test_an_unknown_task_has_a_nearest_one(fleet: Path) -> None:
-    ran = CliRunner().invoke(main, ["--root", str(fleet), "check", "beto"])
+    ran = CliRunner().invoke(main, ["--root", str(fleet), "check", "nope", "beta", "beto"])
     assert ran.exit_code == 2
-    assert "did you mean beta?" in ran.stderr
+    assert "there is no task called nope" in ran.stderr
+    assert "no task called beto; did you mean beta?" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "rule"),
+    [
+        ("base: gemma-3-27b", "unknown-base"),
+        ("base: ./absent", "unknown-base"),
+        ("storage: ../elsewhere", "bad-storage"),
+        ("storage: s33://bucket/prefix", "bad-storage"),
+        ("tracking_uri: mlflow.example.org:5000", "bad-tracking-uri"),
+        ("tracking_uri: htp://ann:secret@host", "bad-tracking-uri"),
+    ],
+)
+def test_settings_that_a_training_would_refuse(fleet: Path, setting: str, rule: str) -> None:
+    (fleet / "fleet.yaml").write_text(f"name: broken\n{setting}\n")
+    code, found = check(fleet)
+    assert code == 2
+    (fault,) = [f for f in found["faults"] if f["file"] == "fleet.yaml"]  # type: ignore[attr-defined]
+    field, _, value = setting.partition(": ")
+    assert (fault["rule"], fault["line"], fault["field"]) == (rule, 2, field)
+    assert fault["value"] == repr(value.replace("ann:secret@", "...@"))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "base: google/gemma-3-270m",
+        "base: own",
+        "storage: /srv/fleet",
+        "storage: kept/here",
+        "storage: memory://fleet",
+        "tracking_uri: ''",
+        "tracking_uri: http://host:5000",
+        "tracking_uri: postgresql+psycopg://mlflow@db/mlflow",
+        "tracking_uri: sqlite:////srv/mlflow.db",
+        "tracking_uri: databricks",
+    ],
+)
+def test_settings_that_are_fine(fleet: Path, setting: str) -> None:
+    (fleet / "own").mkdir()
+    (fleet / "fleet.yaml").write_text(f"name: broken\n{setting}\n")
+    _, found = check(fleet)
+    assert "fleet.yaml" not in {fault["file"] for fault in found["faults"]}  # type: ignore[attr-defined]
+
+
+def test_the_built_in_bases_are_those_of_the_engine() -> None:
+    from fleet.engine.base import BUILT_IN
+
+    assert set(BUILT_IN_BASES) == set(BUILT_IN)
+
+
+def test_rows_that_break_the_same_rule_share_a_line(fleet: Path) -> None:
+    rows = "".join(f'{{"text": "kettle number {n}", "labl": "good"}}\n' for n in range(50))
+    (fleet / "tasks/beta/train.jsonl").write_text(rows)
+    shown = CliRunner().invoke(main, ["--root", str(fleet), "check", "beta"]).stdout
+    (line,) = [line for line in shown.splitlines() if "missing-column" in line]
+    assert "tasks/beta/train.jsonl:1" in line
+    assert "50 of these, also on line 2, 3, 4, 5, ..." in line
+    _, found = check(fleet, "beta")
+    assert sum(f["rule"] == "missing-column" for f in found["faults"]) == 20  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("train.csv", "text;label\na;good\n", "semicolons"),
+        ("train.jsonl", '[\n {"text": "a", "label": "good"}\n]\n', "one object a line"),
+        ("train.jsonl", '[{"text": "a", "label": "good"}]\n', "one object a line"),
+    ],
+)
+def test_files_in_a_neighbouring_format_get_a_hint(fleet: Path, file: str, content: str, words: str) -> None:
+    task = fleet / "tasks/beta"
+    (task / "task.yaml").write_text((task / "task.yaml").read_text().replace("train.jsonl", file))
+    (task / file).write_text(content)
+    _, found = check(fleet, "beta")
+    messages = [f["message"] for f in found["faults"] if f["file"].endswith(file)]  # type: ignore[attr-defined]
+    assert len(messages) == 1
+    assert words in messages[0]
+
+
+def test_files_that_are_missing_misnamed_or_empty(tmp_path: Path) -> None:
+    (tmp_path / "fleet.yaml").write_text("name: bare\n")
+    (tmp_path / "tasks/alpha").mkdir(parents=True)
+    (tmp_path / "tasks/alpha/task.yml").touch()
+    shown = CliRunner().invoke(main, ["--root", str(tmp_path), "check"]).stdout
+    assert "rename task.yml" in shown
+    assert "tasks/: holds no task:" in shown
+    (tmp_path / "tasks/alpha/task.yml").rename(tmp_path / "tasks/alpha/task.yaml")
+    shown = CliRunner().invoke(main, ["--root", str(tmp_path), "check"]).stdout
+    assert "is empty" in shown
+    assert "None" not in shown
 
 
 def test_faults_of_the_policy_and_of_fleet_yaml(fleet: Path) -> None:

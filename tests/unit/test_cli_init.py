@@ -38,7 +38,9 @@ def test_an_empty_folder_may_become_a_fleet_where_one_stands(
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert CliRunner().invoke(main, ["init", ".", "--task", "sentiment"]).exit_code == 0
+    made = CliRunner().invoke(main, ["init", ".", "--task", "sentiment"])
+    assert made.exit_code == 0
+    assert made.stdout == "here: a fleet with 1 task: sentiment\nnext: fleet check && fleet train-all\n"
     assert Project.find().config.name == "here"
 
 
@@ -46,6 +48,7 @@ def test_an_empty_folder_may_become_a_fleet_where_one_stands(
     ("arguments", "words"),
     [
         (["My Fleet"], ["'My Fleet'", "small letters"]),
+        (["a"], ["'a'", "2 to 63", "the fleet's name"]),
         (["full"], ["not an empty folder"]),
         (["file"], ["not an empty folder"]),
         (["new", "--task", "sentimant"], ["sentimant", "did you mean sentiment?"]),
@@ -63,3 +66,11 @@ def test_what_cannot_be_made_leaves_nothing(
     for word in words:
         assert word in ran.stderr
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "kept.txt"]
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ran = CliRunner().invoke(main, ["init", str(tmp_path / "file/new")])
+    assert ran.exit_code == 1
+    assert "cannot be written" in ran.stderr
+    assert "foresee" not in ran.stderr

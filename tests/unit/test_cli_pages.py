@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from fleet.cli.field_pages import field_pages
 from fleet.cli.help_pages import help_pages
 from fleet.cli.help_pages import main as pages
 from fleet.cli.main import main
@@ -22,8 +23,24 @@ def test_help_pages_are_written_checked_and_whole(tmp_path: Path, monkeypatch: p
     page = tmp_path / "docs/help.md"
     for name in (*main.commands, "router fit"):
         assert f"\n## fleet {name}\n" in page.read_text()
-    page.write_text(page.read_text() + "a word of mine\n")
-    assert CliRunner().invoke(pages, ["--check"]).exit_code == 2
+    fields = tmp_path / "docs/fields.md"
+    for name in ("**data**", "adapter.rank", "tracking_uri", "gate.min_effect"):
+        assert f"| {name} |" in fields.read_text()
+    for file in (page, fields):
+        fresh = file.read_text()
+        file.write_text(fresh + "a word of mine\n")
+        stale = CliRunner().invoke(pages, ["--check"])
+        assert stale.exit_code == 2
+        assert file.name in stale.stderr
+        file.write_text(fresh)
+
+
+def test_every_field_is_described() -> None:
+    rows = [line for line in field_pages().splitlines() if line.startswith("| ")]
+    assert len(rows) > 50
+    assert all(row.rpartition(" | ")[2].strip(" |") for row in rows)
+    schema = manifest_schema()
+    assert all("description" in field for field in schema["properties"].values())
 
 
 def test_help_pages_do_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ import click
 import pytest
 from click.testing import CliRunner
 from click.testing import Result as Ran
-from fleet.routing.decision import Decision
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from fleet.cli.jobs import MAX_LINE, read_lines
 from fleet.cli.main import main
 from fleet.host import Answer, Host, Job, Receipt, Result
 from fleet.project import Project
+from fleet.routing.decision import Decision
 
 
 class Parrot:
@@ -35,8 +35,6 @@ class Parrot:
     def _answer(self, job: Job, top: int) -> Result:
         text = dict(job.named_fields()).get("text", "")
         self.asked.append(text)
-        if job.task == "unheard-of":
-            return Result(job.id, None, (), "no champion for a task called unheard-of", bad_job=True)
         if job.task is not None:
             return Result(job.id, Decision.forced(job.task), (self._say(job.task, text),))
         if text == "odd":
@@ -65,6 +63,9 @@ def decision(
 @pytest.fixture
 def parrot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parrot:
     (tmp_path / "fleet.yaml").write_text("name: small\n")
+    for task in ("sentiment", "intent"):
+        (tmp_path / "tasks" / task).mkdir(parents=True)
+        (tmp_path / "tasks" / task / "task.yaml").touch()
     monkeypatch.chdir(tmp_path)
     host = Parrot()
 
@@ -102,7 +103,9 @@ def test_one_text(parrot: Parrot, arguments: list[str], code: int, words: list[s
     ("arguments", "code", "words"),
     [
         (["broken"], 1, "quarantined"),
-        (["fine", "--task", "unheard-of"], 2, "unheard-of"),
+        (["fine", "--task", "sentimant"], 2, "did you mean sentiment?"),
+        (["--file", "-", "--task", "nope"], 2, "there is no task called nope"),
+        (["my", "card", "was", "charged"], 2, "put the text in quotes"),
         (["  "], 2, "the text is empty"),
         ([], 2, "TEXT or --file"),
         (["fine", "--file", "-"], 2, "TEXT or --file"),
@@ -231,6 +234,9 @@ def test_wherever_a_run_was_cut_the_result_is_the_same(parrot: Parrot, tmp_path:
     ("there", "words"),
     [
         (b"precious\n", "no result of fleet route"),
+        (b"precious, without a newline", "no result of fleet route"),
+        (b'{"id": "1", "text": "job 0"}', "no result of fleet route"),
+        (b'{"id": "1", "job": "0123456789abcdef", "decision": nu', "no result of fleet route"),
         (b'{"id": "1"}\n', "no result of fleet route"),
         (b'{"id": "1", "job": "0123", "error": null, "bad_job": false}\n', "another job"),
     ],
@@ -246,6 +252,50 @@ def test_a_file_of_something_else_is_left_alone(
     assert words in ran.stderr
     assert out.read_bytes() == there
     assert parrot.asked == []
+
+
+@pytest.mark.parametrize("text", ["job without a newline", '{"text": "one"}', '{"text": "one"}\n'])
+def test_the_file_of_the_jobs_is_never_the_output(parrot: Parrot, text: str, tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_text(text)
+    (tmp_path / "link.jsonl").symlink_to("s.jsonl")
+    for output in ("s.jsonl", "link.jsonl"):
+        ran = route("--file", "s.jsonl", "--output", output)
+        assert ran.exit_code == 2
+        assert "the file of the jobs itself" in ran.stderr
+    assert (tmp_path / "s.jsonl").read_text() == text
+    assert parrot.asked == []
+
+
+def test_an_output_is_made_with_its_first_result_and_no_folder_is(parrot: Parrot, tmp_path: Path) -> None:
+    (tmp_path / "jobs.jsonl").write_text(many(2))
+    ran = route("--file", "jobs.jsonl", "--output", "missing/out.jsonl")
+    assert ran.exit_code == 2
+    assert "folder missing/ does not exist" in ran.stderr
+    assert not (tmp_path / "missing").exists()
+    parrot.stop_after = 0
+    assert route("--file", "jobs.jsonl", "--output", "out.jsonl").exit_code == 130
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_half_a_result_stays_until_there_is_a_whole_one(parrot: Parrot, tmp_path: Path) -> None:
+    (tmp_path / "jobs.jsonl").write_text(many(2))
+    command = ("--file", "jobs.jsonl", "--output", "out.jsonl")
+    assert route(*command).exit_code == 0
+    half = (tmp_path / "out.jsonl").read_bytes()[:-20]
+    (tmp_path / "out.jsonl").write_bytes(half)
+    parrot.stop_after = 0
+    assert route(*command).exit_code == 130
+    assert (tmp_path / "out.jsonl").read_bytes() == half
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"), [(["-"], "standard input"), (["--file", "e.jsonl"], "e.jsonl")]
+)
+def test_no_jobs_are_told(parrot: Parrot, arguments: list[str], name: str, tmp_path: Path) -> None:
+    (tmp_path / "e.jsonl").write_text("\n")
+    ran = route(*arguments, stdin="\n\n")
+    assert ran.exit_code == 0
+    assert f"no jobs in {name}" in ran.stderr
 
 
 def test_results_for_a_person_are_one_line_each(parrot: Parrot) -> None:

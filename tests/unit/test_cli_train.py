@@ -168,6 +168,15 @@ def test_what_ends_a_campaign_early(
     assert result.stdout == ""
 
 
+def test_what_is_no_address_is_refused_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, ran = run(tmp_path, monkeypatch, REPORT, "train-all", "--address", "http://host:8265")
+    assert result.exit_code == 2
+    assert "write host:port" in result.stderr
+    assert ran.asked == ()
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

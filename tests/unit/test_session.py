@@ -5,14 +5,14 @@ import socket
 import pytest
 
 from fleet.cluster.session import check_address
-from fleet.errors import ClusterError
+from fleet.errors import ClusterError, InputError
 
 
 @pytest.mark.parametrize(
     "address", ["http://127.0.0.1:8265", "127.0.0.1", "head:port", "ray://head", ":6379x"]
 )
 def test_what_is_no_address_is_refused_with_the_right_form(address: str) -> None:
-    with pytest.raises(ClusterError, match="write host:port"):
+    with pytest.raises(InputError, match="write host:port"):
         check_address(address)
 
 
