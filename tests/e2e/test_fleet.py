@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 TASKS = ("sentiment", "intent")
+FLEET = str(Path(sys.executable).with_name("fleet"))
 
 
 class Fleet:
@@ -33,7 +34,7 @@ class Fleet:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "fleet.cli.main", *arguments],
+            [FLEET, *arguments],
             cwd=self.root,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -49,7 +50,7 @@ class Fleet:
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         done = subprocess.run(
-            [sys.executable, "-m", "fleet.cli.main", *arguments, "--json"],
+            [FLEET, *arguments, "--json"],
             cwd=self.root,
             env=self.environment,
             capture_output=True,
@@ -82,8 +83,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, real_base_folder: Path) -> F
         shrink(root, task, rows=72, epochs=2)
     # A tiny training may lose against TF-IDF, and the gate would rightly hold it.
     (root / "registry" / "policy.yaml").write_text("gate: {must_beat_baseline: false}\n")
-    with (root / "fleet.yaml").open("a") as config:
-        config.write("training: {checkpoint_seconds: 1}\n")
+    settings = yaml.safe_load((root / "fleet.yaml").read_text())
+    settings["training"] = {"threads": 1, "checkpoint_seconds": 1}
+    (root / "fleet.yaml").write_text(yaml.safe_dump(settings))
     return Fleet(root)
 
 
@@ -97,7 +99,7 @@ def end_all(process: subprocess.Popen[str]) -> None:
     for member in family:
         with contextlib.suppress(ProcessLookupError):
             os.kill(member.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
 
 
 @pytest.mark.timeout(900)
