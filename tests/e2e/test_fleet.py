@@ -61,6 +61,9 @@ class Fleet:
         assert done.returncode == code, done.stderr
         return json.loads(done.stdout)
 
+    def answers(self, task: str, text: str) -> Any:
+        return self.json("route", "--task", task, text)["result"]["answers"]
+
 
 def shrink(root: Path, task: str, rows: int, epochs: int) -> None:
     folder = root / "tasks" / task
@@ -127,11 +130,10 @@ def test_a_killed_training_goes_on_where_it_was(fleet: Fleet) -> None:
 def test_status_route_and_receipt(fleet: Fleet) -> None:
     status = {row["task"]: row for row in fleet.json("status")["tasks"]}
     assert {task: row["champion"]["version"] for task, row in status.items()} == dict.fromkeys(TASKS, 1)
-    result = fleet.json("route", "--task", "sentiment", "Best toaster I ever had, and I had many.")
-    (answer,) = result["answers"]
+    (answer,) = fleet.answers("sentiment", "Best toaster I ever had, and I had many.")
     assert answer["value"] in ("positive", "neutral", "negative")
     assert answer["receipt"]["digest"] == status["sentiment"]["champion"]["digest"]
-    routed = fleet.json("route", "Where is my parcel? It should have been here on Monday.")
+    routed = fleet.json("route", "Where is my parcel? It should have been here on Monday.")["result"]
     assert routed["decision"]["kind"] == "route"
     assert routed["decision"]["task"] in TASKS
     assert "did you mean sentiment" in fleet.run("route", "--task", "sentimant", "x", code=2)
@@ -142,9 +144,9 @@ def test_a_new_version_is_promoted_and_rolled_back(fleet: Fleet) -> None:
     (row,) = fleet.json("train", "sentiment")["rows"]
     assert (row["state"], row["version"]) == ("trained", 2)
     fleet.run("promote", "sentiment", "2", "--reason", "a test says so")
-    assert fleet.json("route", "--task", "sentiment", "fine")["answers"][0]["receipt"]["version"] == 2
+    assert fleet.answers("sentiment", "fine")[0]["receipt"]["version"] == 2
     fleet.run("rollback", "sentiment")
-    assert fleet.json("route", "--task", "sentiment", "fine")["answers"][0]["receipt"]["version"] == 1
+    assert fleet.answers("sentiment", "fine")[0]["receipt"]["version"] == 1
 
 
 def test_mlflow_loads_and_answers_the_champion(fleet: Fleet) -> None:
