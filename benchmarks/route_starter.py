@@ -265,7 +265,7 @@ def clusters(evidence: Evidence, count: int) -> list[Evidence]:
 
 
 def add_classical(picks: Mapping[str, Any], read_means: Mapping[str, Any], sets: Any, add: Any) -> None:
-    """Without background texts: one Gaussian over all tasks' rows as in the paper (FACTS' recipe)."""
+    """Without background texts: one Gaussian over all tasks' rows as in the paper."""
     from sklearn.covariance import LedoitWolf
 
     names = sorted(picks)

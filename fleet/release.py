@@ -153,15 +153,7 @@ def _champion_evidence(
         spec = task_spec(before)
         loaded = base()
         check_fits(loaded, spec, card)
-        bank = AdapterBank(
-            loaded.model.config,
-            1,
-            spec.lora.rank,
-            spec.lora.layers,
-            dtype=loaded.model.dtype,
-            device=loaded.model.device,
-        )
-        bank.load(0, adapter)
+        bank = AdapterBank.alone(loaded.model, adapter)
         if manifest.metric == "perplexity":
             measured = measure_perplexity(*row_losses(loaded, bank, 0, spec, rows))
         else:

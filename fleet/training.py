@@ -265,15 +265,7 @@ class _Workshop:
     def _evaluate(self, p: _Prepared, result: TrainResult, adapter: Adapter, started: float) -> TaskOutcome:
         base, spec = self.base, p.spec
         # What is evaluated is what will serve: matrices rounded to the file's dtype.
-        bank = AdapterBank(
-            base.model.config,
-            1,
-            spec.lora.rank,
-            spec.lora.layers,
-            dtype=base.model.dtype,
-            device=base.model.device,
-        )
-        bank.load(0, adapter)
+        bank = AdapterBank.alone(base.model, adapter)
         temperature = self._calibrate(p, bank)
         measured, table, baseline = self._measure(p, bank, temperature)
         artifact = f"{_home(p.assignment)}/artifact"

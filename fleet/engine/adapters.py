@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fleet.engine.gemma import Batch, GemmaConfig
+from fleet.engine.gemma import Batch, Gemma, GemmaConfig
 from fleet.engine.specs import LORA_TARGETS, LoraSpec
 from fleet.errors import ArtifactError
 
@@ -149,6 +149,14 @@ class AdapterBank:
                 self._a[layer, target] = torch.zeros(slots, rank, into, dtype=dtype, device=device)
                 self._b[layer, target] = torch.zeros(slots, out, rank, dtype=dtype, device=device)
         self._views: list[dict[tuple[int, str], tuple[Tensor, Tensor]]] = [{} for _ in range(slots)]
+
+    @classmethod
+    def alone(cls, model: Gemma, adapter: Adapter) -> AdapterBank:
+        """A bank for serving one adapter, in slot 0. Raises ``ArtifactError`` if it does not fit the base."""
+        lora = adapter.lora
+        bank = cls(model.config, 1, lora.rank, lora.layers, dtype=model.dtype, device=model.device)
+        bank.load(0, adapter)
+        return bank
 
     @property
     def slots(self) -> int:

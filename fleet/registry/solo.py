@@ -38,11 +38,7 @@ class SoloExpert:
         base = load_base(resolve_base(base_name, cache_dir))
         spec = task_spec(Manifest.model_validate(dict(card.manifest)))
         check_fits(base, spec, card)
-        bank = AdapterBank(
-            base.model.config, 1, adapter.lora.rank, adapter.lora.layers,
-            dtype=base.model.dtype, device=base.model.device,
-        )  # fmt: skip
-        bank.load(0, adapter)
+        bank = AdapterBank.alone(base.model, adapter)
         self_check(base, bank, 0, spec, card)
         return cls(base, bank, spec, card, ConstraintCompiler(base.tokenizer))
 
