@@ -24,6 +24,8 @@ COHORT_TASKS = 8
 COHORTS_PER_GPU = 4
 """Most cohorts that share a GPU; validation of one then fills the gaps of another."""
 CHARACTERS_PER_TOKEN = 4
+FREE_TEXT_WEIGHT = 4
+"""Free text is trained over the whole vocabulary, whose head costs more than the layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,11 @@ def plan(
 
 
 def estimated_tokens(assignment: Assignment) -> int:
-    """Tokens of the whole training, by the length of its rows: good enough for an order."""
+    """Tokens of the whole training, weighed by their cost and guessed from the rows: good for an order."""
     rows = assignment.rows.train
     characters = sum(sum(map(len, row.fields.values())) + len(str(row.output)) for row in rows)
+    if assignment.manifest["kind"] == "generation":
+        characters *= FREE_TEXT_WEIGHT
     return int(assignment.manifest["training"]["epochs"]) * characters // CHARACTERS_PER_TOKEN
 
 
