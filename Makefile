@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: run test check bench lock clean
+.PHONY: run test check bench bench-llama lock clean
 .DEFAULT_GOAL := run
 
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -17,6 +17,10 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	@$(PIP) -e '.[gemma,dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	@$(PIP) trl
 	@touch $@
 
 run: $(VENV)/.run
@@ -37,10 +41,13 @@ check: $(VENV)/.dev
 	$(BIN)/fleet schema --check
 	$(BIN)/python -m fleet.cli.help_pages --check
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(BENCH)
 
-lock: $(VENV)/.dev  ## pins what is installed now; review the diff
+bench-llama: $(VENV)/.bench  ## one more peer for serve_mixed; builds llama.cpp, some 15 CPU minutes
+	$(PIP) -e '.[bench]'
+
+lock: $(VENV)/.bench  ## pins what is installed now; review the diff
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 clean:

@@ -1,7 +1,7 @@
 """``make bench``: every bench, or those named in BENCH. Each prints one table and writes JSON beside it.
 
 make bench                     all
-make bench BENCH=mixed_batch   one
+make bench BENCH=serve_mixed   one
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHES = ("mixed_batch", "route_starter")
+BENCHES = ("limit", "quality", "route", "route_starter", "scale", "serve_mixed", "train", "weights")
 
 
 def main() -> None:

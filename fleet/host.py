@@ -17,13 +17,15 @@ from typing import Any
 
 from fleet.engine.adapters import Adapter, AdapterBank
 from fleet.engine.base import Base
+from fleet.engine.body import Body
 from fleet.engine.constraint import ConstraintCompiler
 from fleet.engine.decode import Completion, Request, Scheduler
 from fleet.engine.expert import ExpertCard, check_fits, read_expert, self_check
 from fleet.engine.prompt import Renderer, render_job
 from fleet.engine.specs import PromptSpec, TaskSpec, TextSpec
 from fleet.engine.trunk import TrunkState, run_trunk
-from fleet.errors import FleetError, JobError, RegistryError, suggest
+from fleet.errors import ArtifactError, FleetError, JobError, RegistryError, suggest
+from fleet.job import Answer, Job, Receipt, Result, Weights
 from fleet.manifest import Manifest
 from fleet.project import Project
 from fleet.recipe import task_spec
@@ -41,70 +43,21 @@ ROUTED_TOKENS = 8192
 BATCH_JOBS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One incoming piece of work: a text or named fields, perhaps for a named task."""
-
-    id: str
-    text: str | None = None
-    fields: Mapping[str, str] | None = None
-    task: str | None = None
-
-    def named_fields(self) -> Mapping[str, str]:
-        """The fields; a bare text is the field ``text``. Raises ``JobError`` when there is neither."""
-        if self.fields is not None:
-            return self.fields
-        if self.text is None:
-            raise JobError("the job has neither a text nor fields")
-        return {"text": self.text}
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """Which exact weights answered, and what it took."""
-
-    task: str
-    version: int
-    digest: str
-    base_fingerprint: str
-    router_version: int | None
-    decision: str
-    confidence: float
-    input_tokens: int
-    output_tokens: int
-    milliseconds: Mapping[str, float]
-    """By stage, of the batch that the job travelled in."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    task: str
-    value: Any
-    text: str
-    confidence: float
-    truncated: bool
-    receipt: Receipt
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What came of a job: a decision, and answers or the reason why there is none."""
-
-    id: str
-    decision: Decision | None
-    answers: tuple[Answer, ...] = ()
-    error: str | None = None
-    bad_job: bool = False
-    """Whether the error is the job's own fault, so that it fails again until the job is mended."""
-
-
 @dataclass(slots=True)
 class _Expert:
     info: VersionInfo
     spec: TaskSpec
     card: ExpertCard
-    adapter: Adapter
+    adapter: Adapter | Body
     slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why one expert has no answer to a job."""
+
+    reason: str
+    bad_job: bool = False
 
 
 @dataclass(slots=True)
@@ -119,8 +72,22 @@ class _Asked:
     decision: Decision | None = None
     tasks: tuple[str, ...] = ()
     answers: list[Answer] = field(default_factory=list)
+    failed: dict[str, _Failure] = field(default_factory=dict)
     error: str | None = None
+    """Why no expert was asked at all."""
     bad_job: bool = False
+
+    def result(self) -> Result:
+        error, bad_job = self.error, self.bad_job
+        chosen = None if self.decision is None else self.decision.task
+        blamed = [self.failed[chosen]] if chosen in self.failed else []
+        if chosen is None and not self.answers:
+            blamed = list(self.failed.values())
+        if blamed:
+            error = "; ".join(failure.reason for failure in blamed)
+            bad_job = all(failure.bad_job for failure in blamed)
+        failed = {task: failure.reason for task, failure in self.failed.items()}
+        return Result(self.job.id, self.decision, tuple(self.answers), error, bad_job, failed)
 
 
 class Host:
@@ -137,8 +104,11 @@ class Host:
         depth: int,
         cache: Path,
         router_fault: str = "there is no router yet",
+        weights: Weights = "bf16",
     ) -> None:
         self.base = base
+        self.weights: Weights = weights
+        self._decoder = base.model.int4() if weights == "int4" else None
         self.champions = dict(champions)
         self.router = router
         self.router_version = router_version
@@ -147,14 +117,16 @@ class Host:
         self._registry = registry
         self._depth = depth
         self._cache = cache
-        self._renderer = Renderer(base.tokenizer)
+        self._renderer = Renderer.of(base.tokenizer)
         self._compiler = ConstraintCompiler(base.tokenizer)
         self._experts: dict[str, _Expert] = {}
         self._bank: AdapterBank | None = None
 
     @classmethod
-    def open(cls, project: Project) -> Host:
+    def open(cls, project: Project, *, weights: Weights = "bf16") -> Host:
         """The project's champions and router as they are now.
+
+        With ``int4`` all tokens of an answer but the first are computed from weights of 4 bits.
 
         Raises ``RegistryError`` when there is no champion at all.
         """
@@ -185,6 +157,7 @@ class Host:
             depth=project.config.trunk_layers,
             cache=cache,
             router_fault=router_fault,
+            weights=weights,
         )
 
     def answer(self, jobs: Sequence[Job], *, top: int = 1) -> list[Result]:
@@ -220,7 +193,7 @@ class Host:
         self._decide(going, top)
         clock.lap("route")
         self._complete([a for a in going if a.error is None], clock)
-        return [Result(a.job.id, a.decision, tuple(a.answers), a.error, a.bad_job) for a in asked]
+        return [a.result() for a in asked]
 
     def _ask(self, job: Job) -> _Asked:
         try:
@@ -265,38 +238,40 @@ class Host:
         for task in sorted({task for a in going for task in a.tasks} - self.quarantined.keys()):
             try:
                 experts[task] = self._expert(task)
-            except (FleetError, ValueError, KeyError) as error:
-                # ValueError and KeyError: a card that holds something else than this release wrote.
-                self.quarantined[task] = str(error)
-                log.error("%s is quarantined: %s", task, error)
+            except Exception as error:  # whatever an artifact holds, only its own jobs may suffer
+                reason = str(error) if isinstance(error, FleetError) else f"{type(error).__name__}: {error}"
+                self.quarantined[task] = reason
+                log.error("%s is quarantined: %s", task, reason)
         clock.lap("load")
         requests: list[Request] = []
         origin: list[tuple[_Asked, _Expert, int]] = []
         for a in going:
             for task in a.tasks:
                 if task not in experts:
-                    a.error = f"{task} is quarantined: {self.quarantined[task]}"
+                    a.failed[task] = _Failure(f"{task} is quarantined: {self.quarantined[task]}")
                     continue
                 try:
                     request = self._request(a, experts[task], len(requests))
                 except JobError as error:
-                    a.error, a.bad_job = str(error), True
+                    a.failed[task] = _Failure(str(error), bad_job=True)
                     continue
                 except ValueError as error:  # a constraint that this release does not know
-                    self.quarantined[task] = a.error = f"{task} is quarantined: {error}"
+                    self.quarantined[task] = str(error)
+                    a.failed[task] = _Failure(f"{task} is quarantined: {error}")
                     continue
                 requests.append(request)
                 origin.append((a, experts[task], len(request.state.ids)))
-        completions = Scheduler(self.base.model, self._bank, self._depth).run(requests)
+        completions = Scheduler(self.base.model, self._bank, self._depth, decoder=self._decoder).run(requests)
         clock.lap("expert")
         for (a, expert, tokens), completion in zip(origin, completions, strict=True):
+            task = expert.info.task
             if completion.error:
-                self.quarantined[expert.info.task] = completion.error
-                if self._experts.pop(expert.info.task, None) is not None and self._bank is not None:
+                self.quarantined[task] = completion.error
+                if self._experts.pop(task, None) is not None and self._bank is not None:
                     self._bank.clear(expert.slot)
-                a.error = f"{expert.info.task} is quarantined: {completion.error}"
+                a.failed[task] = _Failure(f"{task} is quarantined: {completion.error}")
             elif completion.fault:
-                a.error = f"{expert.info.task}: {completion.fault}"
+                a.failed[task] = _Failure(f"{task}: {completion.fault}")
             else:
                 a.answers.append(self._receive(a, expert, completion, tokens, clock))
 
@@ -324,9 +299,9 @@ class Host:
             constraint=self._compiler.start(spec.constraint, text),
             slot=expert.slot,
             max_output_tokens=spec.max_output_tokens,
-            first_layer=spec.lora.layers[0],
+            first_layer=spec.adapter.layers[0],
             temperature=expert.card.temperature,
-            sampling=spec.constraint if isinstance(spec.constraint, TextSpec) else TextSpec(),
+            sampling=spec.constraint if isinstance(spec.constraint, TextSpec) else None,
         )
 
     def _receive(
@@ -343,6 +318,7 @@ class Host:
             confidence=completion.confidence,
             input_tokens=tokens,
             output_tokens=completion.tokens,
+            weights=self.weights,
             milliseconds=clock.milliseconds,
         )
         return Answer(
@@ -362,6 +338,10 @@ class Host:
         adapter, card = read_expert(self._registry.fetch(info, self._cache), digest=info.digest)
         spec = task_spec(Manifest.model_validate(card.manifest))
         check_fits(self.base, spec, card)
+        made = adapter.full if isinstance(adapter, Body) else adapter.lora
+        if made != spec.adapter:
+            # Its first layer decides from where on a job is computed with it.
+            raise ArtifactError(f"{task}: the adapter is {made}, its manifest says {spec.adapter}")
         adapter.check(self.base.model.config)
         bank, slot = self._place(adapter)
         bank.load(slot, adapter)
@@ -373,16 +353,19 @@ class Host:
         expert = self._experts[task] = _Expert(info, spec, card, adapter, slot)
         return expert
 
-    def _place(self, adapter: Adapter) -> tuple[AdapterBank, int]:
+    def _place(self, adapter: Adapter | Body) -> tuple[AdapterBank, int]:
         """A free slot in a bank that can hold this adapter; the bank is made anew when it cannot."""
-        bank, lora = self._bank, adapter.lora
-        if bank is not None and lora.rank <= bank.rank and bank.layers[0] <= lora.layers[0]:
-            free = [slot for slot, held in enumerate(bank.loras) if held is None]
+        bank, model = self._bank, self.base.model
+        if isinstance(adapter, Body):  # any free slot will do
+            rank, first = 0, model.config.layers
+        else:
+            rank, first = adapter.lora.rank, adapter.lora.layers[0]
+        if bank is not None and rank <= bank.rank and bank.layers[0] <= first:
+            free = [slot for slot in range(bank.slots) if not bank.holds(slot)]
             if free:
                 return bank, free[0]
-        first = min([lora.layers[0], self._depth, *([] if bank is None else [bank.layers[0]])])
-        rank = max([lora.rank, *([] if bank is None else [bank.rank])])
-        model = self.base.model
+        first = min([first, self._depth, *([] if bank is None else [bank.layers[0]])])
+        rank = max([rank, *([] if bank is None else [bank.rank])])
         grown = AdapterBank(
             model.config,
             # Room for more, and for the slots that are taken now, whichever they are.
@@ -395,7 +378,7 @@ class Host:
         for expert in self._experts.values():
             grown.load(expert.slot, expert.adapter)
         self._bank = grown
-        return grown, next(slot for slot, held in enumerate(grown.loras) if held is None)
+        return grown, next(slot for slot in range(grown.slots) if not grown.holds(slot))
 
 
 class _Clock:

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from fleet.declared import Declared, Problem, Section, load_declared
 from fleet.errors import ProjectError
-from fleet.schema_subset import unsupported_features
+from fleet.schema_subset import pointer_steps, unsupported_features
 
 __all__ = [
     "BUILT_IN_BASES",
@@ -48,6 +48,9 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
     "generation": ("perplexity", "exact_match"),
 }
 """The metrics that fit each kind, its default first."""
+RANK, ALPHA = 16, 32.0
+LEARNING_RATES: Mapping[str, float] = {"lora": 3e-4, "full": 5e-5}
+"""By method. Whole layers move further with the same step than low-rank matrices that begin at zero."""
 
 
 def _sources(value: Any) -> Any:
@@ -115,11 +118,11 @@ class AdapterSection(Section):
     """What the expert adds to the base."""
 
     method: Literal["lora", "full"] = "lora"
-    """``lora`` trains low-rank matrices; ``full`` is reserved and refused for now."""
-    rank: int = Field(default=16, ge=1, le=256)
-    """Rank of the LoRA matrices."""
-    alpha: float = Field(default=32.0, gt=0, le=4096)
-    """LoRA's strength; the update is scaled by alpha / rank."""
+    """``lora`` trains low-rank matrices, 5 MB a version; ``full`` whole layers, 134 MB for [6, 18]."""
+    rank: int | None = Field(default=None, ge=1, le=256)
+    """lora only: rank of the matrices; 16 if not given."""
+    alpha: float | None = Field(default=None, gt=0, le=4096)
+    """lora only: strength; the update is scaled by alpha / rank. 32 if not given."""
     layers: tuple[int, int] = Field(default=(6, 18), strict=False)
     """First and one past the last layer adapted. Below the fleet's trunk, jobs cost a second pass."""
 
@@ -129,8 +132,8 @@ class TrainingSection(Section):
 
     epochs: int = Field(default=4, ge=1, le=1000)
     """At most this many passes over the training rows."""
-    learning_rate: float = Field(default=3e-4, gt=0, le=0.1)
-    """Peak learning rate; it rises linearly at first and then decays to zero."""
+    learning_rate: float | None = Field(default=None, gt=0, le=0.1)
+    """Peak; it rises linearly at first and then decays to zero. Default by method: lora 3e-4, full 5e-5."""
     batch_tokens: int = Field(default=512, ge=1, le=1_000_000)
     """Most tokens of rows in one optimiser step."""
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -216,6 +219,10 @@ class Manifest(Declared):
         return self.evaluation.metric or METRICS[self.kind][0]
 
     @property
+    def learning_rate(self) -> float:
+        return self.training.learning_rate or LEARNING_RATES[self.adapter.method]
+
+    @property
     def digest(self) -> str:
         """SHA-256 over all that a trained expert depends on; equal digests need no new training.
 
@@ -241,6 +248,11 @@ class Manifest(Declared):
         derived = self.suffix or f"\n\n{self.task.replace('-', ' ').capitalize()}:"
         object.__setattr__(self, "suffix", derived)
         object.__setattr__(self, "evaluation", self.evaluation.model_copy(update={"metric": self.metric}))
+        rate = {"learning_rate": self.learning_rate}
+        object.__setattr__(self, "training", self.training.model_copy(update=rate))
+        if self.adapter.method == "lora":
+            lora = {"rank": self.adapter.rank or RANK, "alpha": self.adapter.alpha or ALPHA}
+            object.__setattr__(self, "adapter", self.adapter.model_copy(update=lora))
         return self
 
     def problems(self) -> Iterator[Problem]:
@@ -250,9 +262,11 @@ class Manifest(Declared):
         if not 0 <= first < last:
             yield Problem("bad-layers", "should be [first, last) with 0 <= first < last",
                           ("adapter", "layers"), [first, last], ("adapter",))  # fmt: skip
-        if self.adapter.method == "full":
-            yield Problem("method-not-built", "full training is not built yet: use lora",
-                          ("adapter", "method"), "full", ("adapter",))  # fmt: skip
+        for name in ("rank", "alpha"):
+            value = getattr(self.adapter, name)
+            if self.adapter.method == "full" and value is not None:
+                yield Problem("lora-only", "belongs to method lora: remove it",
+                              ("adapter", name), value, ("adapter",))  # fmt: skip
 
     def _answer_problems(self) -> Iterator[Problem]:
         for name, kind, value in (
@@ -306,7 +320,7 @@ class Manifest(Declared):
 
 def _schema_problems(schema: Mapping[str, Any]) -> Iterator[Problem]:
     for pointer, feature in unsupported_features(schema):
-        steps = tuple(int(s) if s.isdigit() else s for s in pointer.split("/")[1:])
+        steps = pointer_steps(schema, pointer)
         rule = f"{feature} cannot be used: write the schema differently"
         yield Problem("unsupported-schema", rule,
                       ("schema", *steps), None, ("schema",))  # fmt: skip

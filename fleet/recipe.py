@@ -8,6 +8,7 @@ from fleet.data.rows import Row
 from fleet.engine.specs import (
     ConstraintSpec,
     Example,
+    FullSpec,
     LabelSpec,
     LoraSpec,
     PromptSpec,
@@ -16,21 +17,21 @@ from fleet.engine.specs import (
     TextSpec,
     TrainSpec,
 )
-from fleet.manifest import Manifest
+from fleet.manifest import AdapterSection, Manifest
 
 
 def task_spec(manifest: Manifest) -> TaskSpec:
     """Everything the engine needs to know of the manifest's task."""
-    adapter, training, serving = manifest.adapter, manifest.training, manifest.serving
+    training, serving = manifest.training, manifest.serving
     return TaskSpec(
         name=manifest.task,
         prompt=PromptSpec(tuple(manifest.input), manifest.suffix),
         constraint=_constraint(manifest),
         metric=manifest.metric,
-        lora=LoraSpec(adapter.rank, adapter.alpha, adapter.layers),
+        adapter=_adapter(manifest.adapter),
         train=TrainSpec(
             epochs=training.epochs,
-            learning_rate=training.learning_rate,
+            learning_rate=manifest.learning_rate,
             batch_tokens=training.batch_tokens,
             seed=training.seed,
             patience=training.patience,
@@ -43,6 +44,15 @@ def task_spec(manifest: Manifest) -> TaskSpec:
 def examples(rows: Sequence[Row]) -> list[Example]:
     """Rows as the engine trains on them, in their order."""
     return [Example(row.fields, row.output) for row in rows]
+
+
+def _adapter(section: AdapterSection) -> LoraSpec | FullSpec:
+    if section.method == "full":
+        return FullSpec(section.layers)
+    # The manifest has filled them in.
+    assert section.rank is not None
+    assert section.alpha is not None
+    return LoraSpec(section.rank, section.alpha, section.layers)
 
 
 def _constraint(manifest: Manifest) -> ConstraintSpec:

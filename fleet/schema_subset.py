@@ -7,24 +7,33 @@ files, rows, tokens or grammars.
 =============== ==========================================================================
 a value is      one of ``type``, ``enum``, ``const``, ``anyOf``, ``$ref`` (to ``#/$defs/...``)
 ``type``        string, integer, number, boolean, null, object, array, or a list of them
-string          ``minLength``, ``maxLength``, ``pattern`` (no look-around or back-references),
+string          ``minLength``, ``maxLength``, ``pattern`` (what ``fleet.pattern`` reads),
                 ``x-verbatim: true``: copied from the job, not empty, no other limits beside it
-integer, number ``minimum``, ``maximum``
+integer, number ``minimum``, ``maximum``: 0, or of a magnitude from 1e-15 to 1e30
 array           ``items`` (one schema), ``minItems``, ``maxItems``
 object          ``properties`` (answered in the order written), ``required``;
                 always closed: ``additionalProperties`` may only be false
-enum, const     strings, numbers, booleans and null
+enum, const     strings, finite numbers, booleans and null
 anywhere        ``title``, ``description``, ``default``, ``examples``, ``$comment``, ``deprecated``
 =============== ==========================================================================
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["VERBATIM", "property_order", "resolved", "unsupported_features", "verbatim_values"]
+from fleet.pattern import PatternError, length, read_pattern
+
+__all__ = [
+    "VERBATIM",
+    "pointer_steps",
+    "property_order",
+    "resolved",
+    "unsupported_features",
+    "verbatim_values",
+]
 
 VERBATIM = "x-verbatim"
 
@@ -45,8 +54,10 @@ _SHAPES = ("$ref", "anyOf", "enum", "const", "type")  # the first that is presen
 _REF = "#/$defs/"
 _MAX_DEPTH = 16
 _MAX_NODES = 2000
-# What JSON Schema's regular expressions know and a finite automaton does not.
-_NOT_REGULAR = re.compile(r"\(\?(?:<?[=!]|P=|P>|R|\d|>|\()|(?<!\\)(?:\\\\)*\\(?:[1-9]|k<|b|B|G)")
+_MOST = {"minLength": 1000, "minItems": 1000, "maxLength": 100_000, "maxItems": 100_000}
+"""Beyond these a grammar takes seconds, or an answer cannot be brought to its end."""
+_LEAST_BOUND, _MOST_BOUND = 1e-15, 1e30
+"""Magnitudes of a number's bound that is not 0: for others a grammar would count hundreds of digits."""
 
 Feature = tuple[str, str]
 
@@ -66,7 +77,20 @@ def unsupported_features(schema: Mapping[str, Any]) -> list[Feature]:
         _walk(node, f"/$defs/{_escape(str(name))}", defs, found)
     if not found and _size(schema, defs, {}, (), found) > _MAX_NODES:
         found.append(("", f"more than {_MAX_NODES} parts once every $ref is followed"))
+    if not found and (least := _least(schema, defs, {})) > _MAX_NODES:
+        found.append(("", f"an answer of {least:,} values at least, over {_MAX_NODES:,}"))
     return list(dict.fromkeys(found))
+
+
+def pointer_steps(document: Any, pointer: str) -> tuple[str | int, ...]:
+    """The keys and list indices that a JSON pointer goes through in ``document``."""
+    steps: list[str | int] = []
+    for name in pointer.split("/")[1:]:
+        listed = isinstance(document, list)
+        steps.append(int(name) if listed else _unescape(name))
+        inside = steps[-1] in (range(len(document)) if listed else document or ())
+        document = document[steps[-1]] if inside else None
+    return tuple(steps)
 
 
 def resolved(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +174,7 @@ def _check_types(node: Mapping[str, Any], at: str, found: list[Feature]) -> set[
         allowed |= _OF_TYPE[name]
     _check_bounds(node, at, found)
     if "pattern" in node:
-        _check_pattern(node["pattern"], f"{at}/pattern", found)
+        _check_pattern(node, f"{at}/pattern", found)
     verbatim = node.get(VERBATIM, False)
     if not isinstance(verbatim, bool):
         found.append((f"{at}/{VERBATIM}", f"{VERBATIM} that is neither true nor false"))
@@ -169,24 +193,38 @@ def _check_bounds(node: Mapping[str, Any], at: str, found: list[Feature]) -> Non
             if not numeric or value != value or abs(value) == float("inf"):
                 found.append((f"{at}/{key}", f"{key} that is not a number"))
                 sound = False
-            elif low != "minimum" and (value < 0 or value != int(value)):
+            elif low == "minimum":
+                if value and not _LEAST_BOUND <= abs(value) <= _MOST_BOUND:
+                    found.append((f"{at}/{key}", f"{key} of a magnitude below 1e-15 or above 1e30"))
+                    sound = False
+            elif value < 0 or value != int(value):
                 found.append((f"{at}/{key}", f"{key} that is not a whole number from 0 up"))
                 sound = False
+            elif value > _MOST[key]:
+                found.append((f"{at}/{key}", f"{key} above {_MOST[key]:,}"))
         if sound and low in node and high in node and node[low] > node[high]:
             found.append((f"{at}/{low}", f"{low} above {high}"))
+        elif sound and low == "minimum" and low in node and high in node and "integer" in _types(node):
+            whole = math.floor(node[high]) - math.ceil(node[low])
+            if whole < 0:
+                found.append((f"{at}/{low}", f"{low} and {high} with no whole number between them"))
 
 
-def _check_pattern(pattern: Any, at: str, found: list[Feature]) -> None:
-    if not isinstance(pattern, str):
+def _check_pattern(node: Mapping[str, Any], at: str, found: list[Feature]) -> None:
+    if not isinstance(node["pattern"], str):
         found.append((at, "a pattern that is not a string"))
         return
     try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        found.append((at, f"a pattern that is not a regular expression ({error})"))
+        shortest, longest = length(read_pattern(node["pattern"]))
+    except PatternError as error:
+        found.append((at, str(error)))
         return
-    if _NOT_REGULAR.search(pattern):
-        found.append((at, "a pattern with look-around, word boundaries or back-references"))
+    # Limits that are no numbers are reported as such, and a verbatim string may have none beside it.
+    least, most = (node.get(key) for key in ("minLength", "maxLength"))
+    if isinstance(most, (int, float)) and shortest > most:
+        found.append((at, f"a pattern that needs {shortest} characters beside maxLength {most}"))
+    if isinstance(least, (int, float)) and longest is not None and longest < least:
+        found.append((at, f"a pattern of at most {longest} characters beside minLength {least}"))
 
 
 def _check_choices(node: Mapping[str, Any], at: str, shape: str, found: list[Feature]) -> None:
@@ -199,6 +237,8 @@ def _check_choices(node: Mapping[str, Any], at: str, shape: str, found: list[Fea
         where = f"{at}/{shape}" + (f"/{index}" if shape == "enum" else "")
         if choice is not None and not isinstance(choice, (str, int, float, bool)):
             found.append((where, f"{shape} of something other than text, numbers, booleans or null"))
+        elif isinstance(choice, float) and not math.isfinite(choice):
+            found.append((where, f"{shape} of a number that JSON does not have"))
         elif "type" in node and not any(_is(choice, name) for name in types):
             found.append((where, f"{shape} of a value that is not of type {_shown(node['type'])}"))
         elif any(type(other) is type(choice) and other == choice for other in choices[:index]):
@@ -231,6 +271,24 @@ def _size(
     children = [*node.get("anyOf", []), *node.get("properties", {}).values()]
     children += [node["items"]] if "items" in node else []
     return 1 + sum(_size(child, defs, known, trail, found) for child in children)
+
+
+def _least(node: Mapping[str, Any], defs: Mapping[str, Any], known: dict[str, int]) -> int:
+    """Number of values in the smallest answer; each definition is measured once."""
+    if "$ref" in node:
+        name = _target(node["$ref"])
+        if name not in known:
+            known[name] = _least(defs[name], defs, known)
+        return known[name]
+    if "anyOf" in node:
+        return min(_least(choice, defs, known) for choice in node["anyOf"])
+    least = [1] if set(_types(node)) - {"object", "array"} or "type" not in node else []
+    if "properties" in node:
+        needed = (node["properties"][name] for name in set(node.get("required", ())))
+        least.append(1 + sum(_least(child, defs, known) for child in needed))
+    if "items" in node:
+        least.append(1 + int(node.get("minItems", 0)) * _least(node["items"], defs, known))
+    return min(least)
 
 
 def _check_parts(node: Mapping[str, Any], at: str, defs: Mapping[str, Any], found: list[Feature]) -> None:

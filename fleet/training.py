@@ -23,6 +23,7 @@ from fleet.baseline import tfidf_answers
 from fleet.data.rows import Row, TaskRows
 from fleet.engine.adapters import Adapter, AdapterBank
 from fleet.engine.base import BUILT_IN, Base, load_base, resolve_base
+from fleet.engine.body import Body
 from fleet.engine.constraint import ConstraintCompiler
 from fleet.engine.evaluate import (
     Measured,
@@ -262,9 +263,11 @@ class _Workshop:
             return _failed(p.assignment, error, result)
         return outcome
 
-    def _evaluate(self, p: _Prepared, result: TrainResult, adapter: Adapter, started: float) -> TaskOutcome:
+    def _evaluate(
+        self, p: _Prepared, result: TrainResult, adapter: Adapter | Body, started: float
+    ) -> TaskOutcome:
         base, spec = self.base, p.spec
-        # What is evaluated is what will serve: matrices rounded to the file's dtype.
+        # What is evaluated is what will serve: weights rounded to the file's dtype.
         bank = AdapterBank.alone(base.model, adapter)
         temperature = self._calibrate(p, bank)
         measured, table, baseline = self._measure(p, bank, temperature)
@@ -284,7 +287,7 @@ class _Workshop:
             "manifest_digest": Manifest.model_validate(p.assignment.manifest).digest,
             "data_digest": p.assignment.rows.digest,
             "base_fingerprint": base.fingerprint,
-            "seal": seal(Renderer(base.tokenizer), spec),
+            "seal": seal(Renderer.of(base.tokenizer), spec),
         }
         card = ExpertCard(
             task=spec.name,
@@ -391,9 +394,9 @@ class _Workshop:
 
 def _prepare(assignment: Assignment, layers: int) -> _Prepared:
     spec = task_spec(Manifest.model_validate(assignment.manifest))
-    if spec.lora.layers[1] > layers:
+    if spec.adapter.layers[1] > layers:
         raise TrainingError(
-            f"adapter.layers: {list(spec.lora.layers)} reaches beyond the base's {layers} layers: "
+            f"adapter.layers: {list(spec.adapter.layers)} reaches beyond the base's {layers} layers: "
             f"end it at {layers}"
         )
     train, validation = split_validation(examples(assignment.rows.train))

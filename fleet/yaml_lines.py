@@ -162,7 +162,7 @@ class _Builder:
                 shown = key_node.value if isinstance(key_node, yaml.ScalarNode) else "a collection"
                 self._fault("key-not-text", "a key must be text: put it in quotes", place, line, shown)
                 continue
-            key = key_node.value
+            key = self._text(key_node.value, place, line)
             if key == "<<" and key_node.style is None:
                 self._fault("yaml-merge", "merge keys are not read: write the fields out", place, line, key)
             elif key in out:
@@ -177,7 +177,7 @@ class _Builder:
     def _scalar(self, node: yaml.ScalarNode, place: tuple[Step, ...], line: int) -> Any:
         text, kind = node.value, node.tag.removeprefix(_TAG)
         if kind == "str":
-            return text
+            return self._text(text, place, line)
         pattern = _PLAIN[kind][0] if kind in _PLAIN else None
         if pattern is None or not pattern.match(text):
             rule = "a tag that is not allowed or does not fit its value: only plain YAML is read"
@@ -193,6 +193,16 @@ class _Builder:
                 return None
             return int(text)
         return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+    def _text(self, text: str, place: tuple[Step, ...], line: int) -> str:
+        """``text`` with surrogate pairs, as JSON escapes them, joined; half a pair is a fault."""
+        try:
+            return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+        except UnicodeDecodeError:
+            rule = "holds half of a surrogate pair, which is no character: write the character itself"
+            shown = text.encode("ascii", "backslashreplace").decode()
+            self._fault("not-unicode", rule, place, line, shown)
+            return text.encode("utf-8", "replace").decode()
 
     def _fault(self, rule: str, message: str, place: tuple[Step, ...], line: int, value: str) -> None:
         self.faults.append(Fault(rule, message, self.file, line, ".".join(map(str, place)), shorten(value)))

@@ -20,7 +20,7 @@ from fleet.cli.output import json_line, plain
 from fleet.errors import InputError, JobError
 
 if TYPE_CHECKING:
-    from fleet.host import Job, Result
+    from fleet.job import Job, Result
 
 MAX_LINE = 1_000_000
 """Bytes of the longest line that is read."""
@@ -85,7 +85,7 @@ def _text(value: Mapping[str, Any], key: str, default: str, *, also: tuple[type,
 
 
 def _job(value: Mapping[str, Any], name: str, task: str | None) -> Job:
-    from fleet.host import Job
+    from fleet.job import Job
 
     if ("text" in value) == ("fields" in value):
         raise JobError("should have either text or fields")
@@ -124,7 +124,7 @@ def result_line(
     """What is written for a line: the result, or the line's own error."""
     content: dict[str, Any] = {"id": line.id, "job": line.digest}
     if result is None:
-        content.update(decision=None, answers=[], error=line.error, bad_job=True)
+        content.update(decision=None, answers=[], error=line.error, bad_job=True, failed={})
     else:
         content.update({**plain(result), "id": line.id})
     if explained is not None:

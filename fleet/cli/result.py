@@ -11,7 +11,7 @@ import click
 from fleet.cli.output import number, plain
 
 if TYPE_CHECKING:
-    from fleet.host import Answer, Receipt, Result
+    from fleet.job import Answer, Receipt, Result
     from fleet.routing.decision import Decision
 
 COLOURS = {"route": "green", "clarify": "yellow", "abstain": "yellow"}
@@ -29,6 +29,8 @@ def show_result(result: Result) -> None:
         click.secho(f"{answer.task}{_remarks(answer)}", bold=True)
         click.echo(_value(answer.value, indent=2))
         click.secho(_receipt(answer.receipt), dim=True)
+    for reason in _silent(result):
+        click.secho(f"\nno answer: {reason}", fg="yellow")
 
 
 def result_summary(name: str, result: Result) -> str:
@@ -37,9 +39,15 @@ def result_summary(name: str, result: Result) -> str:
     if result.decision is not None:
         parts.append(_decision(result.decision))
     parts += [f"{answer.task}{_remarks(answer)}: {_value(answer.value)}" for answer in result.answers]
+    parts += [click.style(f"no answer: {reason}", fg="yellow") for reason in _silent(result)]
     if result.error:
         parts.append(click.style(f"error: {result.error}", fg="red"))
     return "  ".join(parts)
+
+
+def _silent(result: Result) -> list[str]:
+    """Why experts have not answered, beyond what the error says."""
+    return [reason for reason in result.failed.values() if reason not in (result.error or "")]
 
 
 def show_explained(explained: Mapping[str, Any]) -> None:
@@ -71,7 +79,7 @@ def _receipt(receipt: Receipt) -> str:
     stages = ", ".join(f"{stage} {time:.0f} ms" for stage, time in receipt.milliseconds.items())
     return (
         f"receipt: {receipt.task} version {receipt.version}, digest {receipt.digest[:12]}, "
-        f"base {receipt.base_fingerprint[:12]}, {router}, "
+        f"base {receipt.base_fingerprint[:12]} in {receipt.weights}, {router}, "
         f"{receipt.input_tokens} tokens in, {receipt.output_tokens} out; {stages}"
     )
 

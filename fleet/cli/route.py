@@ -19,7 +19,8 @@ from fleet.cli.result import result_summary, show_explained, show_result
 from fleet.errors import FleetError, InputError, suggest
 
 if TYPE_CHECKING:
-    from fleet.host import Host, Result
+    from fleet.host import Host
+    from fleet.job import Result, Weights
 
 UNDECIDED = 3
 """Exit code for a single text that the router gives to nobody."""
@@ -36,6 +37,7 @@ class Wishes:
     top: int
     explain: bool
     as_json: bool
+    weights: Weights
 
 
 @click.command()
@@ -56,6 +58,13 @@ class Wishes:
     help="Let the likeliest N answer.",
 )
 @click.option("--explain", is_flag=True, help="Show why: nearest training rows, runner-up, fit, thresholds.")
+@click.option(
+    "--weights",
+    type=click.Choice(["bf16", "int4"]),
+    default="bf16",
+    show_default=True,
+    help="Weights to decode with; int4 (CPU only) is faster for long free text, and less exact.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; JSON lines for many jobs.")
 @click.option(
     "--output",
@@ -113,9 +122,9 @@ def _check_task(invocation: Invocation, task: str | None) -> None:
 
 
 def _one(invocation: Invocation, text: str, wished: Wishes) -> int:
-    from fleet.host import Job
+    from fleet.job import Job
 
-    host = _host(invocation)
+    host = _host(invocation, wished)
     job = Job("1", text=text, task=wished.task)
     (result,) = host.answer([job], top=wished.top)
     explained = host.explain(job) if wished.explain and not result.bad_job else None
@@ -175,7 +184,7 @@ def _answer(invocation: Invocation, lines: Iterator[Line], wished: Wishes) -> It
     while chunk := list(islice(lines, CHUNK)):
         jobs = [line.job for line in chunk if line.job is not None]
         if jobs and host is None:
-            host = _host(invocation)
+            host = _host(invocation, wished)
         results = iter(host.answer(jobs, top=wished.top) if host else ())
         answered: Answered = []
         for line in chunk:
@@ -206,10 +215,10 @@ def _write(
             show_explained(explained)
 
 
-def _host(invocation: Invocation) -> Host:
+def _host(invocation: Invocation, wished: Wishes) -> Host:
     from fleet.host import Host
 
-    return Host.open(invocation.project())
+    return Host.open(invocation.project(), weights=wished.weights)
 
 
 def _code(result: Result) -> int:

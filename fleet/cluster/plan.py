@@ -26,6 +26,8 @@ COHORTS_PER_GPU = 4
 CHARACTERS_PER_TOKEN = 4
 FREE_TEXT_WEIGHT = 4
 """Free text is trained over the whole vocabulary, whose head costs more than the layers."""
+FULL_WEIGHT = 1.5
+"""A full adapter has gradients of every weight and an optimiser step over all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ def estimated_tokens(assignment: Assignment) -> int:
     characters = sum(sum(map(len, row.fields.values())) + len(str(row.output)) for row in rows)
     if assignment.manifest["kind"] == "generation":
         characters *= FREE_TEXT_WEIGHT
+    if assignment.manifest["adapter"]["method"] == "full":
+        characters = int(FULL_WEIGHT * characters)
     return int(assignment.manifest["training"]["epochs"]) * characters // CHARACTERS_PER_TOKEN
 
 
@@ -126,7 +130,11 @@ def _on_gpus(
         alike.setdefault((adapter["method"], adapter["layers"][0]), []).append(assignment)
     # Small enough that every GPU has work.
     size = min(COHORT_TASKS, math.ceil(len(ordered) / gpus))
-    groups = [group[i : i + size] for group in alike.values() for i in range(0, len(group), size)]
+    groups = []
+    for (method, _), group in alike.items():
+        # Full adapters share next to nothing of a pass, and each needs a gigabyte and a half: one by one.
+        each = 1 if method == "full" else size
+        groups += [group[i : i + each] for i in range(0, len(group), each)]
     groups.sort(key=lambda group: -sum(map(estimated_tokens, group)))
     sharing = min(COHORTS_PER_GPU, math.ceil(min(len(groups), workers or len(groups)) / gpus))
     share = math.floor(10_000 / sharing) / 10_000  # Ray's own precision

@@ -1,9 +1,12 @@
-"""Adapters and the bank that applies a different one to every row. Knows nothing of tasks or versions.
+"""LoRA adapters, and the bank that applies a different adapter to every row. Knows nothing of tasks.
 
 A LoRA adapter (arXiv:2106.09685) adds ``scale * B A x`` to a frozen projection. The bank stacks many:
 ``A [slots, rank, in]`` and ``B [slots, out, rank]`` per layer and target. Rows of one batch are grouped
 by slot, so each adapter in use costs two matrix products per projection whatever the batch holds, and a
-slot's product is the same alone as in company. On disk an adapter is PEFT's own format.
+slot's product is the same alone as in company. On disk a LoRA adapter is PEFT's own format.
+
+A slot may hold a full adapter instead (``fleet.engine.body``): its rows go through a model of their own
+above the shared layers, so they take a pass of their own (``pass_of``, ``model``).
 """
 
 from __future__ import annotations
@@ -19,8 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fleet.engine.gemma import Batch, Gemma, GemmaConfig
+from fleet.engine.batch import Batch
+from fleet.engine.body import Body
+from fleet.engine.gathered import Gathered, Stacks, pays
+from fleet.engine.gemma import Adapting, Gemma, GemmaConfig
 from fleet.engine.specs import LORA_TARGETS, LoraSpec
+from fleet.engine.tensor_check import check_tensors
 from fleet.errors import ArtifactError
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -29,16 +36,8 @@ CONFIG_FILE = "adapter_config.json"
 
 def target_shape(config: GemmaConfig, target: str) -> tuple[int, int]:
     """``(out, in)`` of a projection."""
-    attention, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    return {
-        "self_attn.q_proj": (attention, config.hidden),
-        "self_attn.k_proj": (kv, config.hidden),
-        "self_attn.v_proj": (kv, config.hidden),
-        "self_attn.o_proj": (config.hidden, attention),
-        "mlp.gate_proj": (config.mlp, config.hidden),
-        "mlp.up_proj": (config.mlp, config.hidden),
-        "mlp.down_proj": (config.hidden, config.mlp),
-    }[target]
+    out, into = config.layer_shapes()[target]
+    return out, into
 
 
 def tensor_name(layer: int, target: str, matrix: str) -> str:
@@ -60,20 +59,13 @@ class Adapter:
                 f"the adapter acts on layers {list(self.lora.layers)}, the base has {config.layers}: "
                 "it was trained for another base"
             )
-        wanted: dict[str, tuple[int, int]] = {}
+        wanted: dict[str, tuple[int, ...]] = {}
         for layer in range(*self.lora.layers):
             for target in LORA_TARGETS:
                 out, into = target_shape(config, target)
                 wanted[tensor_name(layer, target, "A")] = (self.lora.rank, into)
                 wanted[tensor_name(layer, target, "B")] = (out, self.lora.rank)
-        if missing := sorted(wanted.keys() ^ self.tensors.keys()):
-            raise ArtifactError(f"the adapter's tensors are not those of its config; first: {missing[0]}")
-        for name, shape in wanted.items():
-            if tuple(self.tensors[name].shape) != shape:
-                got = tuple(self.tensors[name].shape)
-                raise ArtifactError(f"adapter tensor {name} has shape {got}, the base needs {shape}")
-            if not bool(torch.isfinite(self.tensors[name]).all()):
-                raise ArtifactError(f"adapter tensor {name} holds NaN or infinity")
+        check_tensors(self.tensors, wanted)
 
 
 def save_adapter(folder: Path, adapter: Adapter, base_name: str) -> None:
@@ -121,10 +113,10 @@ def load_adapter(folder: Path) -> Adapter:
 
 
 class AdapterBank:
-    """``slots`` places for adapters of rank up to ``rank`` on layers ``[first, last)``.
+    """``slots`` places for adapters: LoRA of rank up to ``rank`` on layers ``[first, last)``, or any body.
 
     ``dtype`` is fp32 for training (products are taken in the activations' dtype) and the base's own
-    for serving. An empty slot adds nothing.
+    for serving. An empty slot adds nothing. Room for LoRA is taken at once, a body's only while it is held.
     """
 
     def __init__(
@@ -141,6 +133,9 @@ class AdapterBank:
         self.layers = layers
         self.rank = rank
         self.loras: list[LoraSpec | None] = [None] * slots
+        self._bodies: dict[int, Body] = {}
+        self._models: dict[int, list[tuple[Gemma, Gemma]]] = {}
+        self._dtype, self._device = dtype, device
         self._a: dict[tuple[int, str], Tensor] = {}
         self._b: dict[tuple[int, str], Tensor] = {}
         for layer in range(*layers):
@@ -151,16 +146,22 @@ class AdapterBank:
         self._views: list[dict[tuple[int, str], tuple[Tensor, Tensor]]] = [{} for _ in range(slots)]
 
     @classmethod
-    def alone(cls, model: Gemma, adapter: Adapter) -> AdapterBank:
+    def alone(cls, model: Gemma, adapter: Adapter | Body) -> AdapterBank:
         """A bank for serving one adapter, in slot 0. Raises ``ArtifactError`` if it does not fit the base."""
-        lora = adapter.lora
-        bank = cls(model.config, 1, lora.rank, lora.layers, dtype=model.dtype, device=model.device)
+        if isinstance(adapter, Body):
+            rank, layers = 0, adapter.full.layers
+        else:
+            rank, layers = adapter.lora.rank, adapter.lora.layers
+        bank = cls(model.config, 1, rank, layers, dtype=model.dtype, device=model.device)
         bank.load(0, adapter)
         return bank
 
     @property
     def slots(self) -> int:
         return len(self.loras)
+
+    def holds(self, slot: int) -> bool:
+        return self.loras[slot] is not None or slot in self._bodies
 
     def occupy(self, slot: int, lora: LoraSpec, *, trainable: bool = False) -> None:
         """Give a slot to an adapter of this form; its matrices are zero until loaded or initialised."""
@@ -184,13 +185,23 @@ class AdapterBank:
     def clear(self, slot: int) -> None:
         self.loras[slot] = None
         self._views[slot] = {}
+        self._bodies.pop(slot, None)
+        self._models.pop(slot, None)
         with torch.no_grad():
             for stack in (*self._a.values(), *self._b.values()):
                 stack[slot].zero_()
 
-    def load(self, slot: int, adapter: Adapter) -> None:
-        """Copy a checked adapter into a slot. Raises ``ArtifactError`` and leaves the slot as it was."""
+    def load(self, slot: int, adapter: Adapter | Body) -> None:
+        """Put a checked adapter into a slot. Raises ``ArtifactError`` and leaves the slot as it was.
+
+        LoRA matrices are copied; of a body only the tensors that are not in the bank's dtype and place.
+        """
         adapter.check(self.config)
+        if isinstance(adapter, Body):
+            self.clear(slot)
+            held = {name: t.to(self._device, self._dtype) for name, t in adapter.tensors.items()}
+            self._bodies[slot] = Body(adapter.full, held)
+            return
         self.occupy(slot, adapter.lora)
         with torch.no_grad():
             for name, matrix in self.parameters(slot).items():
@@ -208,41 +219,78 @@ class AdapterBank:
                 bound = 1.0 / math.sqrt(a.shape[1])
                 a.copy_((torch.rand(a.shape, generator=generator) * 2 - 1) * bound)
 
+    def train_body(self, slot: int, body: Body) -> None:
+        """Trainable copies of a body's tensors in the bank's dtype, such as of the base's own layers."""
+        body.check(self.config)
+        self.clear(slot)
+        leaves = {
+            # A copy even where nothing changes: the optimiser must not write into the base.
+            name: t.detach().to(self._device, self._dtype, copy=True).requires_grad_()
+            for name, t in body.tensors.items()
+        }
+        self._bodies[slot] = Body(body.full, leaves)
+
     def parameters(self, slot: int) -> dict[str, Tensor]:
-        """A slot's matrices by PEFT name; views into the bank."""
+        """A slot's tensors, by PEFT's or for a body transformers' names; what is written there counts."""
+        if slot in self._bodies:
+            return dict(self._bodies[slot].tensors)
         return {
             tensor_name(layer, target, matrix): tensor
             for (layer, target), pair in self._views[slot].items()
             for matrix, tensor in zip("AB", pair, strict=True)
         }
 
-    def adapter(self, slot: int) -> Adapter:
-        """A copy of what a slot holds."""
-        lora = self.loras[slot]
-        if lora is None:
+    def adapter(self, slot: int) -> Adapter | Body:
+        """A copy of what a slot holds, in fp32 on the CPU."""
+        if not self.holds(slot):
             raise ValueError(f"slot {slot} is empty")
-        return Adapter(
-            lora, {name: t.detach().float().cpu().clone() for name, t in self.parameters(slot).items()}
-        )
+        copies = {name: t.detach().float().cpu().clone() for name, t in self.parameters(slot).items()}
+        lora = self.loras[slot]
+        return Body(self._bodies[slot].full, copies) if lora is None else Adapter(lora, copies)
 
-    def select(self, slots: Sequence[int], batch: Batch, *, dtype: torch.dtype) -> Slots:
+    def pass_of(self, slot: int) -> int:
+        """Rows whose slots give the same number may share a pass above the trunk: -1, or a body's slot."""
+        return slot if slot in self._bodies else -1
+
+    def model(self, base: Gemma, slot: int) -> Gemma:
+        """What a slot's rows go through: the base, or the base with the slot's body on it."""
+        body = self._bodies.get(slot)
+        if body is None:
+            return base
+        if any(t.requires_grad for t in body.tensors.values()):
+            return base.with_body(body.full.layers, body.tensors)  # the casts belong to each graph
+        made = self._models.setdefault(slot, [])
+        for below, model in made:
+            if below is base:
+                return model
+        made.append((base, base.with_body(body.full.layers, body.tensors)))
+        return made[-1][1]
+
+    def select(self, slots: Sequence[int], batch: Batch, *, dtype: torch.dtype) -> Adapting:
         """The adapters for a batch whose row *i* belongs to ``slots[i]``; -1 is the bare base.
 
         Rows of one slot should stand together: every run of equal slots is one group.
         """
-        ends = torch.cumsum(batch.lengths, 0).tolist()
-        groups: list[tuple[int, int, int]] = []
-        start = 0
-        for i, slot in enumerate(slots):
-            if groups and groups[-1][0] == slot:
-                groups[-1] = (slot, groups[-1][1], ends[i])
-            else:
-                groups.append((slot, start, ends[i]))
-            start = ends[i]
-        return Slots(self, groups, dtype)
+        if pays(len(set(slots)), self._device):
+            stacks = Stacks(self._a, self._b, self._views, self.loras)
+            return Gathered.of(stacks, slots, batch, dtype=dtype)
+        return Slots(self, tuple(slots), _groups(slots, batch), dtype)
 
     def _matrices(self, slot: int, layer: int, target: str) -> tuple[Tensor, Tensor] | None:
         return self._views[slot].get((layer, target))
+
+
+def _groups(slots: Sequence[int], batch: Batch) -> list[tuple[int, int, int]]:
+    """Runs of equal slots as ranges of packed tokens: ``(slot, start, end)``."""
+    groups: list[tuple[int, int, int]] = []
+    start = 0
+    for slot, end in zip(slots, torch.cumsum(batch.lengths, 0).tolist(), strict=True):
+        if groups and groups[-1][0] == slot:
+            groups[-1] = (slot, groups[-1][1], end)
+        else:
+            groups.append((slot, start, end))
+        start = end
+    return groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,13 +298,22 @@ class Slots:
     """A batch's adapters: groups of packed tokens ``(slot, start, end)`` in order."""
 
     bank: AdapterBank
+    rows: tuple[int, ...]
+    """The slot of each row."""
     groups: list[tuple[int, int, int]]
     dtype: torch.dtype
 
+    def on(self, batch: Batch) -> Slots:
+        """The same rows' adapters where they have other numbers of tokens."""
+        return Slots(self.bank, self.rows, _groups(self.rows, batch), self.dtype)
+
     def add(self, layer: int, target: str, x: Tensor, y: Tensor) -> Tensor:
-        """``y [M, out]`` plus each group's ``scale * B A x`` for ``x [M, in]``."""
+        """``y [M, out]`` plus each group's ``scale * B A x`` for ``x [M, in]``.
+
+        Without gradients ``y`` itself is changed and given back.
+        """
         parts: list[Tensor] = []
-        changed = False
+        training = torch.is_grad_enabled()
         for slot, start, end in self.groups:
             part = y[start:end]
             pair = self.bank._matrices(slot, layer, target) if slot >= 0 else None
@@ -265,9 +322,11 @@ class Slots:
                 assert lora is not None
                 a, b = pair[0].to(self.dtype), pair[1].to(self.dtype)
                 low = torch.mm(x[start:end], a.t())
-                part = torch.addmm(part, low, b.t(), alpha=lora.scale)
-                changed = True
+                if training:
+                    part = torch.addmm(part, low, b.t(), alpha=lora.scale)
+                else:
+                    part.addmm_(low, b.t(), alpha=lora.scale)
             parts.append(part)
-        if not changed:
+        if not training:
             return y
         return parts[0] if len(parts) == 1 else torch.cat(parts)

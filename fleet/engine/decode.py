@@ -19,14 +19,13 @@ import torch
 from torch import Tensor
 
 from fleet.engine.adapters import AdapterBank
+from fleet.engine.batch import Batch
+from fleet.engine.choice import Ask, choose
 from fleet.engine.constraint import Constraint
-from fleet.engine.gemma import Batch, Cache, Gemma
+from fleet.engine.gemma import Gemma
 from fleet.engine.specs import TextSpec
 from fleet.engine.trunk import TrunkState
 from fleet.errors import JobError
-
-KEPT_LOGITS = 256
-"""Logits kept per branching point for calibration: beyond the top few the probabilities vanish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,8 @@ class Request:
     """The first layer that the expert adapts; below the trunk's depth the trunk states are of no use."""
     temperature: float = 1.0
     """Calibration of the confidence; does not change the answer."""
-    sampling: TextSpec = field(default_factory=TextSpec)
+    sampling: TextSpec | None = None
+    """How free text is drawn; None takes the likeliest token, and keeps the branching points' logits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ class Completion:
     head_rows: int
     """Head rows multiplied for this answer in all."""
     branches: tuple[tuple[Tensor, int], ...]
-    """Per branching point the (largest) logits of the allowed tokens and the index of the chosen one."""
+    """Per branching point the (largest) logits of the allowed tokens and the index of the chosen one; none
+    of free text, whose confidence nobody calibrates."""
     error: str | None = None
     """Why the expert failed: it should not answer any more."""
     fault: str | None = None
@@ -96,16 +97,33 @@ class _Running:
         """Whether this job goes through all layers with its adapter, the trunk's included."""
         return self.request.first_layer < self.request.state.depth
 
+    @property
+    def ended(self) -> bool:
+        return bool(self.error or self.fault or self.truncated or self.request.constraint.done)
+
 
 class Scheduler:
-    """Continuous batching over one base and one bank; one thread calls ``step`` in a loop."""
+    """Continuous batching over one base and one bank; one thread calls ``step`` in a loop.
 
-    def __init__(self, model: Gemma, bank: AdapterBank | None, depth: int, *, max_rows: int = 32) -> None:
+    ``decoder``, if given, is the same model in lighter weights (``Gemma.int4``): it takes every step of a
+    job but the first, and all products with the whole head. A job's weights never depend on its company.
+    """
+
+    def __init__(
+        self,
+        model: Gemma,
+        bank: AdapterBank | None,
+        depth: int,
+        *,
+        max_rows: int = 32,
+        decoder: Gemma | None = None,
+    ) -> None:
         self._model = model
+        self._decoder = decoder
         self._bank = bank
         self._depth = depth
         self._max_rows = max_rows
-        self._cache = Cache(model.config, dtype=model.dtype, device=model.device)
+        self._cache = model.cache()
         self._waiting: deque[Request] = deque()
         self._running: list[_Running] = []
         self._free_rows = list(range(max_rows))
@@ -146,17 +164,26 @@ class Scheduler:
     def step(self) -> list[Completion]:
         """One forward pass for everything that runs; the jobs that ended with it."""
         finished = self._admit()
-        for whole in (False, True):
-            group = [running for running in self._running if running.whole == whole]
-            if group:
-                # Rows of one expert stand together: one group of products for each.
-                group.sort(key=lambda running: running.request.slot)
-                self._choose(group, self._forward(group, whole))
+        for group in self._groups():
+            self._choose(group, self._forward(group))
         for running in list(self._running):
-            if running.error or running.truncated or running.request.constraint.done:
+            if running.ended:
                 self._release(running)
                 finished.append(_complete(running))
         return finished
+
+    def _groups(self) -> list[list[_Running]]:
+        """The running jobs, by what one forward pass can take together."""
+        groups: dict[tuple[bool, bool, int], list[_Running]] = {}
+        # Rows of one expert stand together: one group of products for each.
+        for running in sorted(self._running, key=lambda running: running.request.slot):
+            own = -1 if self._bank is None else self._bank.pass_of(running.request.slot)
+            groups.setdefault((running.whole, self._decodes(running), own), []).append(running)
+        return list(groups.values())
+
+    def _decodes(self, running: _Running) -> bool:
+        """Whether the job's next pass takes the decoding weights: all but its first, whoever is beside it."""
+        return self._decoder is not None and running.rest_past > 0
 
     def _admit(self) -> list[Completion]:
         finished = []
@@ -164,10 +191,10 @@ class Scheduler:
             request = self._waiting.popleft()
             running = _Running(request, heapq.heappop(self._free_rows), list(request.suffix))
             sampling = request.sampling
-            if sampling.temperature > 0:
+            if sampling is not None and sampling.temperature > 0:
                 running.generator = torch.Generator().manual_seed(sampling.seed)
             _force(running)
-            if running.truncated or request.constraint.done:
+            if running.ended:
                 heapq.heappush(self._free_rows, running.row)
                 finished.append(_complete(running))
                 continue
@@ -182,9 +209,12 @@ class Scheduler:
             for held in (*self._cache.k, *self._cache.v):
                 held[running.row].zero_()
 
-    def _forward(self, group: list[_Running], whole: bool) -> Tensor:
-        """Normed hidden state ``[B, D]`` of each job's last token."""
-        model, depth, top = self._model, self._depth, self._model.config.layers
+    def _forward(self, group: list[_Running]) -> Tensor:
+        """Normed hidden state ``[B, D]`` of each job's last token; the group is one of ``_groups``."""
+        whole, depth, top = group[0].whole, self._depth, self._model.config.layers
+        model = self._decoder if self._decoder is not None and self._decodes(group[0]) else self._model
+        if self._bank is not None:
+            model = self._bank.model(model, group[0].request.slot)
         fresh = [running for running in group if running.rest_past == 0]
         for running in fresh:
             if not whole:
@@ -201,9 +231,10 @@ class Scheduler:
         new = [len(running.pending) for running in group]
         h = model.embed(ids)
         if not whole:
-            for running in fresh:
-                for layer, (k, v) in enumerate(running.request.state.keys):
-                    self._cache.put(layer, running.row, k, v)
+            if fresh:
+                self._cache.put(
+                    [running.row for running in fresh], [running.request.state.keys for running in fresh]
+                )
             batch = Batch.of(new, [running.trunk_past for running in group], model.device)
             h = model.run(h, batch, (0, depth), cache=self._cache, cache_rows=rows)
             parts = []
@@ -220,76 +251,58 @@ class Scheduler:
             slots = [running.request.slot for running in group]
             adapters = self._bank.select(slots, batch, dtype=model.dtype)
         first = 0 if whole else depth
-        h = model.run(h, batch, (first, top), adapters=adapters, cache=self._cache, cache_rows=rows)
+        h = model.run(
+            h, batch, (first, top), adapters=adapters, cache=self._cache, cache_rows=rows, keep=batch.last
+        )
         for running, n in zip(group, new, strict=True):
             running.rest_past += n
             running.trunk_past = running.rest_past
             running.pending = []
             running.steps += 1
-        return model.norm(h[batch.last])
+        return model.norm(h)
 
     def _choose(self, group: list[_Running], h: Tensor) -> None:
-        """Pick each job's next token from the allowed rows of the head, then what it forces."""
-        allowed = [running.request.constraint.allowed() for running in group]
-        shared: dict[int, list[int]] = {}
-        for i, ids in enumerate(allowed):
-            shared.setdefault(0 if ids is None else id(ids), []).append(i)
-        for members in shared.values():
-            ids = allowed[members[0]]
-            logits = self._model.logits(h[members], None if ids is None else ids.to(self._model.device)).cpu()
-            for i, scores in zip(members, logits, strict=True):
-                mask = group[i].request.constraint.mask() if ids is None else None
-                self._take(group[i], ids, scores, mask)
+        """Pick each job's next token, then what it forces."""
+        asks = [_ask(running) for running in group]
+        for running, choice in zip(group, choose(self._decoder or self._model, h, asks), strict=True):
+            running.head_rows += choice.rows
+            if choice.token is None:
+                running.error = "the expert computed NaN or infinity"
+                continue
+            running.log_confidence += choice.log_probability
+            if choice.branch is not None:
+                running.branches.append(choice.branch)
+            running.output.append(choice.token)
+            running.pending.append(choice.token)
+            try:
+                running.request.constraint.advance(choice.token)
+            except JobError as error:  # a grammar at its limits
+                running.fault = str(error)
+            else:
+                _force(running)
 
-    def _take(self, running: _Running, ids: Tensor | None, scores: Tensor, mask: Tensor | None) -> None:
-        running.head_rows += len(scores)
-        if not bool(torch.isfinite(scores).all()):
-            running.error = "the expert computed NaN or infinity"
-            return
-        if mask is not None:
-            # A head may have more rows than the tokenizer has tokens; none of those may be chosen.
-            places = mask[: len(scores)].nonzero()[:, 0]
-            scores = torch.full_like(scores, -math.inf).index_copy(0, places, scores[places])
-        sampling = running.request.sampling
-        index = _sample(scores, sampling, running.generator) if running.generator else int(scores.argmax())
-        calibrated = torch.log_softmax(scores / running.request.temperature, dim=-1)
-        running.log_confidence += float(calibrated[index])
-        if len(scores) <= KEPT_LOGITS:
-            running.branches.append((scores, index))
-        else:
-            top, places = scores.topk(KEPT_LOGITS)
-            found = (places == index).nonzero()
-            running.branches.append((top, int(found[0]) if len(found) else KEPT_LOGITS - 1))
-        token = index if ids is None else int(ids[index])
-        running.request.constraint.advance(token)
-        running.output.append(token)
-        running.pending.append(token)
-        _force(running)
+
+def _ask(running: _Running) -> Ask:
+    request = running.request
+    allowed = request.constraint.allowed()
+    mask = request.constraint.mask() if allowed is None else None
+    return Ask(allowed, mask, request.temperature, request.sampling, running.generator)
 
 
 def _force(running: _Running) -> None:
     """Append what the constraint dictates, and close the answer when the limit has come."""
     constraint, limit = running.request.constraint, running.request.max_output_tokens
-    if not constraint.done:
-        tokens = constraint.forced()
-        running.forced += len(tokens)
-        running.output += tokens
-        running.pending += tokens
-    if not constraint.done and len(running.output) >= limit:
-        running.truncated = True
-        try:
+    try:
+        if not constraint.done:
+            tokens = constraint.forced()
+            running.forced += len(tokens)
+            running.output += tokens
+            running.pending += tokens
+        if not constraint.done and len(running.output) >= limit:
+            running.truncated = True
             running.output += constraint.close()
-        except JobError as error:  # a pattern that no short text completes
-            running.fault = str(error)
-
-
-def _sample(scores: Tensor, sampling: TextSpec, generator: torch.Generator) -> int:
-    """Nucleus sampling (arXiv:1904.09751) at a temperature."""
-    probabilities = torch.softmax(scores / sampling.temperature, dim=-1)
-    ordered, order = probabilities.sort(descending=True)
-    kept = int((ordered.cumsum(0) - ordered < sampling.top_p).sum())
-    choice = torch.multinomial(ordered[:kept], 1, generator=generator)
-    return int(order[choice])
+    except JobError as error:  # a grammar at its limits, or a pattern that no short text completes
+        running.fault = str(error)
 
 
 def _complete(running: _Running) -> Completion:

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from fleet.engine.adapters import AdapterBank
 from fleet.engine.base import Base
+from fleet.engine.batch import Batch
 from fleet.engine.constraint import ConstraintCompiler
 from fleet.engine.decode import Completion, Request, Scheduler
-from fleet.engine.gemma import Batch
+from fleet.engine.gemma import Gemma
 from fleet.engine.loss import head_loss
-from fleet.engine.prompt import Renderer, render_job
+from fleet.engine.prompt import Renderer, predicting, render_job
 from fleet.engine.specs import Example, Metric, TaskSpec, TextSpec
 from fleet.engine.trunk import batches, run_trunk
 from fleet.errors import TrainingError
@@ -61,8 +62,11 @@ def answer_examples(
     compiler: ConstraintCompiler,
     *,
     temperature: float = 1.0,
+    decoder: Gemma | None = None,
 ) -> list[Completion]:
     """The expert's answers to the examples' jobs, in their order, through the scheduler that serves.
+
+    ``decoder`` is the scheduler's: lighter weights for all tokens but the first.
 
     Raises ``TrainingError`` when the expert fails on a row (NaN).
     """
@@ -70,7 +74,7 @@ def answer_examples(
     # In chunks: the trunk states of all rows at once would be seven kilobytes a token.
     for start in range(0, len(examples), ROWS_AT_ONCE):
         chunk = examples[start : start + ROWS_AT_ONCE]
-        completions += _answer_chunk(base, bank, slot, spec, chunk, compiler, temperature)
+        completions += _answer_chunk(base, bank, slot, spec, chunk, compiler, temperature, decoder)
     for number, completion in enumerate(completions, 1):
         if completion.error:
             raise TrainingError(f"{spec.name}: {completion.error} on row {number}")
@@ -85,9 +89,10 @@ def _answer_chunk(
     examples: Sequence[Example],
     compiler: ConstraintCompiler,
     temperature: float,
+    decoder: Gemma | None,
 ) -> list[Completion]:
-    renderer = Renderer(base.tokenizer)
-    depth = spec.lora.layers[0]
+    renderer = Renderer.of(base.tokenizer)
+    depth = spec.adapter.layers[0]
     texts = [render_job(spec.prompt, example.fields) for example in examples]
     states = run_trunk(base.model, depth, [renderer.job_ids(text) for text in texts])
     suffix = tuple(renderer.suffix_ids(spec.prompt.suffix))
@@ -101,11 +106,11 @@ def _answer_chunk(
             max_output_tokens=spec.max_output_tokens,
             first_layer=depth,
             temperature=temperature,
-            sampling=spec.constraint if isinstance(spec.constraint, TextSpec) else TextSpec(),
+            sampling=spec.constraint if isinstance(spec.constraint, TextSpec) else None,
         )
         for i, (text, state) in enumerate(zip(texts, states, strict=True))
     ]
-    return Scheduler(base.model, bank, depth).run(requests)
+    return Scheduler(base.model, bank, depth, decoder=decoder).run(requests)
 
 
 def row_losses(
@@ -115,8 +120,8 @@ def row_losses(
 
     Free text is judged over the whole vocabulary; labels and records over the tokens of these rows.
     """
-    model = base.model
-    renderer = Renderer(base.tokenizer)
+    model = base.model if bank is None else bank.model(base.model, slot)
+    renderer = Renderer.of(base.tokenizer)
     rows = [renderer.row(spec, example) for example in examples]
     vocabulary = None
     if not isinstance(spec.constraint, TextSpec):
@@ -131,12 +136,12 @@ def row_losses(
             adapters = None
             if bank is not None:
                 adapters = bank.select([slot] * len(chunk), batch, dtype=model.dtype)
-            h = model.run(h, batch, (0, model.config.layers), adapters=adapters)
-            for i, part in zip(chunk, h.split(lengths), strict=True):
+            keep = torch.tensor(predicting([rows[i] for i in chunk]), device=model.device)
+            h = model.norm(model.run(h, batch, (0, model.config.layers), adapters=adapters, keep=keep))
+            for i, part in zip(chunk, h.split([rows[i].supervised for i in chunk]), strict=True):
                 row = rows[i]
-                predicting = model.norm(part[row.supervised_from - 1 : -1])
                 wanted = torch.tensor(row.ids[row.supervised_from :], device=model.device)
-                losses[i] = float(head_loss(model, predicting, wanted, vocabulary))
+                losses[i] = float(head_loss(model, part, wanted, vocabulary))
                 counts[i] = row.supervised
     return losses, counts
 

@@ -1,4 +1,4 @@
-"""An expert on disk: PEFT's two files and ``expert.json``; never pickle. Knows nothing of registries.
+"""An expert on disk: its adapter's two files and ``expert.json``; never pickle. Knows nothing of registries.
 
 ``expert.json`` says what the adapter was made from and how it must behave, so that a host can refuse
 one made for another base or prompt before it answers anything.
@@ -7,6 +7,7 @@ one made for another base or prompt before it answers anything.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,8 +17,9 @@ import torch
 
 from fleet.engine.adapters import Adapter, AdapterBank, load_adapter, save_adapter
 from fleet.engine.base import Base
+from fleet.engine.batch import Batch
+from fleet.engine.body import Body, is_body, load_body, save_body
 from fleet.engine.digest import folder_digest
-from fleet.engine.gemma import Batch
 from fleet.engine.prompt import Renderer, seal
 from fleet.engine.specs import TaskSpec
 from fleet.errors import ArtifactError, DigestError, SealError
@@ -56,15 +58,18 @@ class ExpertCard:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write_expert(folder: Path, adapter: Adapter, card: ExpertCard, base_name: str) -> str:
+def write_expert(folder: Path, adapter: Adapter | Body, card: ExpertCard, base_name: str) -> str:
     """Write an artifact into an empty folder; its content digest."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_adapter(folder, adapter, base_name)
+    if isinstance(adapter, Body):
+        save_body(folder, adapter, base_name)
+    else:
+        save_adapter(folder, adapter, base_name)
     (folder / CARD_FILE).write_text(json.dumps(asdict(card), indent=2, ensure_ascii=False) + "\n")
     return folder_digest(folder)
 
 
-def read_expert(folder: Path, *, digest: str | None = None) -> tuple[Adapter, ExpertCard]:
+def read_expert(folder: Path, *, digest: str | None = None) -> tuple[Adapter | Body, ExpertCard]:
     """Read an artifact; with ``digest`` only if its bytes are those.
 
     Raises ``DigestError`` for other bytes, ``ArtifactError`` for what cannot be read.
@@ -74,11 +79,12 @@ def read_expert(folder: Path, *, digest: str | None = None) -> tuple[Adapter, Ex
             f"the artifact in {folder.name} was altered: its digest is {found[:12]}, registered was "
             f"{digest[:12]}; promote another version or train the task again"
         )
-    adapter = load_adapter(folder)
+    adapter = load_body(folder) if is_body(folder) else load_adapter(folder)
     try:
         plain = json.loads((folder / CARD_FILE).read_text())
-        golden = tuple(Golden(g["job"], tuple(g["tokens"]), tuple(g["logits"])) for g in plain.pop("golden"))
-        card = ExpertCard(**plain, golden=golden)
+        card = ExpertCard(**plain | {"golden": tuple(map(_golden, plain["golden"]))})
+        if not 0 < float(card.temperature) < math.inf:
+            raise ValueError(f"its temperature is {card.temperature}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{folder.name}/{CARD_FILE} cannot be read: {error}") from error
     if card.format != FORMAT:
@@ -88,6 +94,15 @@ def read_expert(folder: Path, *, digest: str | None = None) -> tuple[Adapter, Ex
     return adapter, card
 
 
+def _golden(plain: Mapping[str, Any]) -> Golden:
+    golden = Golden(
+        str(plain["job"]), tuple(map(int, plain["tokens"])), tuple(map(float, plain["logits"]))
+    )
+    if len(golden.tokens) != len(golden.logits) or any(token < 0 for token in golden.tokens):
+        raise ValueError("a golden prompt's tokens and logits do not belong together")
+    return golden
+
+
 def check_fits(base: Base, spec: TaskSpec, card: ExpertCard) -> None:
     """Raise ``SealError`` unless the expert was made for this base, tokenizer and prompt."""
     if card.base_fingerprint != base.fingerprint:
@@ -95,7 +110,7 @@ def check_fits(base: Base, spec: TaskSpec, card: ExpertCard) -> None:
             f"{card.task}: trained over base {card.base_fingerprint[:12]}, this is {base.fingerprint[:12]}; "
             "set `base` in fleet.yaml to the one it was trained with, or train it again"
         )
-    if card.seal != (found := seal(Renderer(base.tokenizer), spec)):
+    if card.seal != (found := seal(Renderer.of(base.tokenizer), spec)):
         raise SealError(
             f"{card.task}: its prompt was sealed as {card.seal[:12]}, this release renders {found[:12]}; "
             "train it again"
@@ -117,7 +132,10 @@ def golden_prompts(
 def self_check(base: Base, bank: AdapterBank, slot: int, spec: TaskSpec, card: ExpertCard) -> None:
     """Raise ``ArtifactError`` unless the loaded expert says what it said when it was made."""
     for golden in card.golden:
-        logits = _next_logits(base, bank, slot, spec, golden.job)[list(golden.tokens)]
+        logits = _next_logits(base, bank, slot, spec, golden.job)
+        if max(golden.tokens, default=0) >= len(logits):
+            raise ArtifactError(f"{card.task}: a golden prompt's tokens are beyond the base's {len(logits)}")
+        logits = logits[list(golden.tokens)]
         difference = float((logits - torch.tensor(golden.logits)).abs().mean())
         if not difference <= GOLDEN_TOLERANCE:
             raise ArtifactError(
@@ -128,9 +146,9 @@ def self_check(base: Base, bank: AdapterBank, slot: int, spec: TaskSpec, card: E
 
 @torch.inference_mode()
 def _next_logits(base: Base, bank: AdapterBank, slot: int, spec: TaskSpec, job: str) -> torch.Tensor:
-    renderer = Renderer(base.tokenizer)
+    renderer = Renderer.of(base.tokenizer)
     ids = [*renderer.job_ids(job), *renderer.suffix_ids(spec.prompt.suffix)]
-    model = base.model
+    model = bank.model(base.model, slot)
     batch = Batch.of([len(ids)], device=model.device)
     adapters = bank.select([slot], batch, dtype=model.dtype)
     h = model.run(
@@ -138,5 +156,6 @@ def _next_logits(base: Base, bank: AdapterBank, slot: int, spec: TaskSpec, job: 
         batch,
         (0, model.config.layers),
         adapters=adapters,
+        keep=batch.last,
     )
-    return model.logits(model.norm(h[-1:]))[0].cpu()
+    return model.logits(model.norm(h))[0].cpu()

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fleet.engine.gemma import Batch, Gemma
+from fleet.engine.batch import Batch
+from fleet.engine.gemma import Gemma
 from fleet.engine.prompt import TokenRow
 from fleet.engine.trunk import batches
 
@@ -34,7 +35,10 @@ class FrozenRows:
         self._tokens = 0
 
     def prepare(self, slot: int, rows: Sequence[TokenRow]) -> None:
+        """Compute and keep a task's rows, the shortest first, as far as there is room."""
         for chunk in batches([len(row.ids) for row in rows], MICRO_TOKENS):
+            if self._tokens + len(rows[chunk[0]].ids) > KEPT_TRUNK_TOKENS:
+                return  # chunks come by length: none of the rows that follow fits either
             for index, part in zip(chunk, self._compute([rows[i] for i in chunk]), strict=True):
                 if self._tokens + len(part) <= KEPT_TRUNK_TOKENS:
                     self._tokens += len(part)

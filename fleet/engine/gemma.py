@@ -8,8 +8,9 @@ transformers' ``Gemma3ForCausalLM`` to the rounding of the dtype, which tests ho
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,11 +20,29 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fleet.engine.attention import Attention
 from fleet.engine.base_folder import weight_files
+from fleet.engine.batch import Batch
+from fleet.engine.cache import Cache
+from fleet.engine.elementwise import rms_norm, rotate
+from fleet.engine.int4 import Int4Matrix
+from fleet.engine.specs import LORA_TARGETS
 
-SMALL_ATTENTION = 256 * 256
-"""Up to so many query-key pairs a row plain batched products beat the fused kernel on the CPU (by 2 to 4
-times with the backward pass). A longer row in the batch may change the choice, and with it the rounding."""
+NORMS = (
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+    "self_attn.q_norm",
+    "self_attn.k_norm",
+)
+"""The norms of one layer; its projections are ``LORA_TARGETS``."""
+FINAL_NORM = "model.norm.weight"
+
+
+def weight_name(layer: int, name: str) -> str:
+    """A layer's projection or norm as transformers' files call it."""
+    return f"model.layers.{layer}.{name}.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +94,20 @@ class GemmaConfig:
             rope_global_factor=float(full.get("factor") or scaling.get("factor") or 1.0),
         )
 
+    def layer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of one layer's weights by name: projections ``(out, in)``, norms ``(size,)``."""
+        attention, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "self_attn.q_proj": (attention, self.hidden),
+            "self_attn.k_proj": (kv, self.hidden),
+            "self_attn.v_proj": (kv, self.hidden),
+            "self_attn.o_proj": (self.hidden, attention),
+            "mlp.gate_proj": (self.mlp, self.hidden),
+            "mlp.up_proj": (self.mlp, self.hidden),
+            "mlp.down_proj": (self.hidden, self.mlp),
+            **{name: (self.head_dim if name.startswith("self_attn.") else self.hidden,) for name in NORMS},
+        }
+
 
 class Adapting(Protocol):
     """What adds to a frozen projection: see ``fleet.engine.adapters.Slots``."""
@@ -83,134 +116,40 @@ class Adapting(Protocol):
         """``y [M, out]`` plus the adapters' share for ``x [M, in]``."""
         ...
 
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Where the packed tokens of a batch of rows belong; made once, used by every layer."""
-
-    lengths: Tensor
-    """[B] int64: new tokens per row."""
-    past: Tensor
-    """[B] int64: tokens that each row already has in the cache."""
-    positions: Tensor
-    """[M] int64: absolute position of each packed token in its row."""
-    row: Tensor
-    """[M] int64: the row of each packed token."""
-    unpack: Tensor
-    """[B * N] int64: packed index of each padded place (padding points at some real token)."""
-    pack: Tensor
-    """[M] int64: padded place of each packed token."""
-    width: int
-    """N, the longest row's new tokens."""
-    span: int
-    """T, the longest row's past and new tokens together."""
-    padded: bool
-
-    @classmethod
-    def of(cls, lengths: Sequence[int], past: Sequence[int] | None = None, device: str = "cpu") -> Batch:
-        if not lengths or min(lengths) < 1:
-            raise ValueError("every row of a batch needs at least one new token")
-        n = torch.tensor(lengths, dtype=torch.int64, device=device)
-        p = torch.zeros_like(n) if past is None else torch.tensor(past, dtype=torch.int64, device=device)
-        width = max(lengths)
-        starts = torch.cumsum(n, 0) - n
-        row = torch.repeat_interleave(torch.arange(len(lengths), device=device), n)
-        within = torch.arange(int(n.sum()), device=device) - starts[row]
-        places = torch.arange(width, device=device)
-        unpack = (starts[:, None] + torch.minimum(places[None, :], n[:, None] - 1)).reshape(-1)
-        return cls(
-            lengths=n,
-            past=p,
-            positions=p[row] + within,
-            row=row,
-            unpack=unpack,
-            pack=row * width + within,
-            width=width,
-            span=int((n + p).max()),
-            padded=min(lengths) != width,
-        )
-
-    @property
-    def last(self) -> Tensor:
-        """[B] int64: packed index of each row's last new token."""
-        return torch.cumsum(self.lengths, 0) - 1
-
-    def pad(self, x: Tensor) -> Tensor:
-        """``[M, ...]`` to ``[B, N, ...]``; padding repeats the row's last token."""
-        if self.padded:
-            x = x.index_select(0, self.unpack)
-        return x.view(len(self.lengths), self.width, *x.shape[1:])
-
-    def flat(self, x: Tensor) -> Tensor:
-        """``[B, N, ...]`` back to ``[M, ...]``."""
-        x = x.reshape(-1, *x.shape[2:])
-        return x.index_select(0, self.pack) if self.padded else x
-
-    def mask(self, window: int | None) -> Tensor:
-        """[B, 1, N, T] bool, true where a query may look at a key of its row."""
-        keys = torch.arange(self.span, device=self.lengths.device)
-        places = torch.arange(self.width, device=self.lengths.device)
-        queries = self.past[:, None] + torch.minimum(places[None, :], self.lengths[:, None] - 1)
-        allowed = keys[None, None, :] <= queries[:, :, None]
-        if window is not None:
-            allowed &= keys[None, None, :] > queries[:, :, None] - window
-        return allowed[:, None]
-
-
-class Cache:
-    """Keys and values per layer for a pool of rows, ``[rows, capacity, kv_heads * head_dim]`` each.
-
-    Layers may hold different numbers of tokens (the trunk runs ahead of the rest); whoever runs a
-    layer range says how many tokens of each row are already there.
-    """
-
-    def __init__(self, config: GemmaConfig, *, dtype: torch.dtype, device: str = "cpu") -> None:
-        self._config = config
-        self._options: dict[str, Any] = {"dtype": dtype, "device": device}
-        self.rows = 0
-        self.capacity = 0
-        self.k: list[Tensor] = [torch.empty(0, **self._options)] * config.layers
-        self.v: list[Tensor] = [torch.empty(0, **self._options)] * config.layers
-
-    def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for at least so many rows of so many tokens; what is held stays."""
-        if rows <= self.rows and capacity <= self.capacity:
-            return
-        rows = max(rows, self.rows if rows <= self.rows else 2 * self.rows)
-        capacity = max(capacity, self.capacity if capacity <= self.capacity else 2 * self.capacity)
-        width = self._config.kv_heads * self._config.head_dim
-        for held in (self.k, self.v):
-            for layer in range(self._config.layers):
-                grown = torch.zeros(rows, capacity, width, **self._options)
-                if self.rows:
-                    grown[: self.rows, : self.capacity] = held[layer]
-                held[layer] = grown
-        self.rows, self.capacity = rows, capacity
-
-    def put(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
-        """Set a row's first tokens: ``k, v [T, kv_heads * head_dim]``."""
-        self.k[layer][row, : len(k)] = k
-        self.v[layer][row, : len(v)] = v
+    def on(self, batch: Batch) -> Adapting:
+        """The same adapters for the same rows with other numbers of tokens."""
+        ...
 
 
 @dataclass(slots=True)
 class _Layer:
     """One layer's frozen weights, in the layout of the file: ``[out, in]``."""
 
-    projections: dict[str, Tensor]
+    projections: dict[str, Tensor | Int4Matrix]
     norms: dict[str, Tensor]
+    """1 + w in fp32, as the forward uses them."""
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], index: int) -> _Layer:
+        """The layer's weights among those of a file, by transformers' names."""
+        return cls(
+            projections={name: weights[weight_name(index, name)] for name in LORA_TARGETS},
+            norms={name: 1.0 + weights[weight_name(index, name)].float() for name in NORMS},
+        )
 
 
-def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Root mean square norm (arXiv:1910.07467), Gemma's form: fp32 inside; ``weight`` is 1 + w in fp32."""
-    return F.rms_norm(x.float(), (x.shape[-1],), weight, eps).to(x.dtype)
+_KeepKeys = Callable[[int, Tensor, Tensor], list[tuple[Tensor, Tensor]]]
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding (arXiv:2104.09864): ``x [M, heads, head_dim]``, ``cos, sin [M, 1, head_dim]``."""
-    half = x.shape[-1] // 2
-    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * cos + turned * sin
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What one layer needs to know of the batch beside its hidden states."""
+
+    queries: Batch
+    kept: Tensor | None
+    """Packed indices of the tokens that are queries; None when all are."""
+    rope: tuple[Tensor, Tensor]
+    masks: list[Tensor]
 
 
 class Gemma:
@@ -222,30 +161,10 @@ class Gemma:
         self.dtype = self.embedding.dtype
         self.device = str(self.embedding.device)
         self._embed_scale = torch.tensor(config.hidden**0.5).to(self.dtype).to(self.embedding.device)
-        self._final_norm = 1.0 + weights["model.norm.weight"].float()
-        self._layers = [
-            _Layer(
-                projections={
-                    name: weights[f"model.layers.{i}.{name}.weight"]
-                    for name in (
-                        *(f"self_attn.{p}_proj" for p in "qkvo"),
-                        *(f"mlp.{p}_proj" for p in ("gate", "up", "down")),
-                    )
-                },
-                norms={
-                    name: 1.0 + weights[f"model.layers.{i}.{name}.weight"].float()
-                    for name in (
-                        "input_layernorm",
-                        "post_attention_layernorm",
-                        "pre_feedforward_layernorm",
-                        "post_feedforward_layernorm",
-                        "self_attn.q_norm",
-                        "self_attn.k_norm",
-                    )
-                },
-            )
-            for i in range(config.layers)
-        ]
+        self._head: Int4Matrix | None = None
+        self._attention = Attention(config.heads, config.kv_heads, config.head_dim, config.attention_scale)
+        self._final_norm = 1.0 + weights[FINAL_NORM].float()
+        self._layers = [_Layer.of(weights, i) for i in range(config.layers)]
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=self.embedding.device)
         exponents = exponents / config.head_dim
         self._inverse_frequencies = {
@@ -271,16 +190,73 @@ class Gemma:
             {_plain_name(name): tensor.to(dtype) for name, tensor in weights.items()},
         )
 
+    def int4(self) -> Gemma:
+        """This model with projections and head snapped to 4 bits; embedding, norms and head rows are shared.
+
+        Raises ``ValueError`` on another device than the CPU.
+        """
+        snapped = copy.copy(self)
+        snapped._head = Int4Matrix.of(self.embedding)
+        snapped._layers = [
+            _Layer(
+                projections={
+                    name: Int4Matrix.of(weight) if isinstance(weight, Tensor) else weight
+                    for name, weight in layer.projections.items()
+                },
+                norms=layer.norms,
+            )
+            for layer in self._layers
+        ]
+        return snapped
+
+    def own_weights(self, layers: tuple[int, int]) -> dict[str, Tensor]:
+        """The weights of layers ``[first, last)`` by transformers' names; with the last one the final norm.
+
+        Projections are shared, norms in fp32. Raises ``ValueError`` for a model in lighter weights.
+        """
+        found: dict[str, Tensor] = {}
+        for index in range(*layers):
+            for name, weight in self._layers[index].projections.items():
+                if not isinstance(weight, Tensor):
+                    raise ValueError("a model in 4 bits has no weights that could be trained")
+                found[weight_name(index, name)] = weight
+            for name, norm in self._layers[index].norms.items():
+                found[weight_name(index, name)] = norm - 1.0
+        if layers[1] == self.config.layers:
+            found[FINAL_NORM] = self._final_norm - 1.0
+        return found
+
+    def with_body(self, layers: tuple[int, int], weights: Mapping[str, Tensor]) -> Gemma:
+        """A model with these weights for layers ``[first, last)``, and for the final norm if it is there.
+
+        Names are transformers'. Everything else is shared. Weights of another dtype are cast, and
+        gradients flow through the cast.
+        """
+        cast = {name: weight.to(self.dtype) for name, weight in weights.items()}
+        other = copy.copy(self)
+        other._layers = [*self._layers]
+        other._layers[slice(*layers)] = [_Layer.of(cast, index) for index in range(*layers)]
+        if FINAL_NORM in cast:
+            other._final_norm = 1.0 + cast[FINAL_NORM].float()
+        return other
+
+    def cache(self) -> Cache:
+        """An empty cache for this model."""
+        width = self.config.kv_heads * self.config.head_dim
+        return Cache(self.config.layers, width, dtype=self.dtype, device=self.device)
+
     def embed(self, ids: Tensor) -> Tensor:
         """``ids [M]`` int64 to ``[M, D]``."""
         return F.embedding(ids, self.embedding) * self._embed_scale
 
     def norm(self, h: Tensor) -> Tensor:
         """The final norm, ``[M, D]`` to ``[M, D]``."""
-        return _rms_norm(h, self._final_norm, self.config.eps)
+        return rms_norm(h, self._final_norm, self.config.eps)
 
     def logits(self, h: Tensor, rows: Tensor | None = None) -> Tensor:
         """Normed ``h [M, D]`` to fp32 logits over the vocabulary ``[M, V]``, or over ``rows [K]`` of it."""
+        if rows is None and self._head is not None:
+            return self._head.linear(h).float()
         # 2-D on purpose: a 3-D input to a frozen bf16 head is an order of magnitude slower on the CPU.
         head = self.embedding if rows is None else self.embedding.index_select(0, rows)
         return F.linear(h, head).float()
@@ -295,27 +271,49 @@ class Gemma:
         cache: Cache | None = None,
         cache_rows: Tensor | None = None,
         collect: list[tuple[Tensor, Tensor]] | None = None,
+        keep: Tensor | None = None,
     ) -> Tensor:
         """Take packed hidden states ``h [M, D]`` through layers ``[first, last)``.
 
-        With a ``cache``, new keys and values are written behind ``batch.past`` of ``cache_rows [B]``
+        With ``keep [P]`` (packed indices, rising, some of every row) only these tokens come out,
+        ``[P, D]``: the last layer computes keys and values for all and nothing else for the others.
+
+        With a ``cache``, new keys and values are written behind the past ones of ``cache_rows [B]``
         and attention sees all of the row. ``collect`` receives each layer's new ``(k, v)``, packed
-        ``[M, kv_heads * head_dim]``. Without a cache ``batch.past`` must be zero.
+        ``[M, kv_heads * head_dim]``. Without a cache there must be no past.
         """
         if cache is not None and cache.capacity < batch.span:
             raise ValueError(f"the cache holds {cache.capacity} tokens a row, {batch.span} are needed")
+
+        def keep_keys(index: int, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]]:
+            """Put a layer's new keys and values where they belong; what each block sees of them."""
+            if collect is not None:
+                collect.append((k, v))
+            if cache is None or cache_rows is None:
+                return [(block.pad(k), block.pad(v)) for block in batch.blocks]
+            held_k, held_v = cache.k[index], cache.v[index]
+            held_k[cache_rows[batch.row], batch.positions] = k
+            held_v[cache_rows[batch.row], batch.positions] = v
+            rows = [cache_rows[block.rows] for block in batch.blocks]
+            return [
+                (held_k[row, : block.span], held_v[row, : block.span])
+                for row, block in zip(rows, batch.blocks, strict=True)
+            ]
+
         ropes: dict[bool, tuple[Tensor, Tensor]] = {}
-        masks: dict[bool, Tensor] = {}
+        masks: dict[int | None, list[Tensor]] = {}
+        queries, kept = batch, None
         for index in range(*layers):
             everywhere = index in self.config.global_layers
+            window = None if everywhere or batch.span <= self.config.window else self.config.window
+            if keep is not None and index == layers[1] - 1:
+                queries, kept, masks = batch.only(keep), keep, {}
             if everywhere not in ropes:
                 ropes[everywhere] = self._rope(batch.positions, everywhere)
-                short = batch.span <= self.config.window
-                window = None if everywhere or short else self.config.window
-                masks[everywhere] = batch.mask(window)
-            h = self._layer(
-                index, h, batch, ropes[everywhere], masks[everywhere], adapters, cache, cache_rows, collect
-            )
+            if window not in masks:
+                masks[window] = self._attention.masks(queries, window, self.dtype)
+            place = _Place(queries, kept, ropes[everywhere], masks[window])
+            h = self._layer(index, h, place, adapters, keep_keys)
         return h
 
     def _rope(self, positions: Tensor, everywhere: bool) -> tuple[Tensor, Tensor]:
@@ -324,82 +322,33 @@ class Gemma:
         return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
 
     def _layer(
-        self,
-        index: int,
-        h: Tensor,
-        batch: Batch,
-        rope: tuple[Tensor, Tensor],
-        mask: Tensor,
-        adapters: Adapting | None,
-        cache: Cache | None,
-        cache_rows: Tensor | None,
-        collect: list[tuple[Tensor, Tensor]] | None,
+        self, index: int, h: Tensor, place: _Place, adapters: Adapting | None, keep_keys: _KeepKeys
     ) -> Tensor:
         c = self.config
         weights = self._layers[index]
+        cos, sin = place.rope
 
         def project(target: str, x: Tensor) -> Tensor:
-            y = F.linear(x, weights.projections[target])
+            weight = weights.projections[target]
+            y = F.linear(x, weight) if isinstance(weight, Tensor) else weight.linear(x)
             return y if adapters is None else adapters.add(index, target, x, y)
 
         def norm(name: str, x: Tensor) -> Tensor:
-            return _rms_norm(x, weights.norms[name], c.eps)
+            return rms_norm(x, weights.norms[name], c.eps)
 
         x = norm("input_layernorm", h)
-        q = _rotate(
-            norm("self_attn.q_norm", project("self_attn.q_proj", x).view(-1, c.heads, c.head_dim)), *rope
-        )
-        k = _rotate(
-            norm("self_attn.k_norm", project("self_attn.k_proj", x).view(-1, c.kv_heads, c.head_dim)), *rope
-        )
+        k = norm("self_attn.k_norm", project("self_attn.k_proj", x).view(-1, c.kv_heads, c.head_dim))
         v = project("self_attn.v_proj", x)
-        k = k.view(len(x), -1)
-        if collect is not None:
-            collect.append((k, v))
-        if cache is None:
-            keys, values = batch.pad(k), batch.pad(v)
-        else:
-            assert cache_rows is not None
-            cache.k[index][cache_rows[batch.row], batch.positions] = k
-            cache.v[index][cache_rows[batch.row], batch.positions] = v
-            keys = cache.k[index][cache_rows, : batch.span]
-            values = cache.v[index][cache_rows, : batch.span]
-        attended = self._attend(batch.pad(q), keys, values, mask)
-        x = project("self_attn.o_proj", batch.flat(attended))
-        h = h + norm("post_attention_layernorm", x)
+        seen = keep_keys(index, rotate(k, cos, sin).view(len(x), -1), v)
+        if place.kept is not None:
+            h, x, cos, sin = (each[place.kept] for each in (h, x, cos, sin))
+            adapters = None if adapters is None else adapters.on(place.queries)
+        q = norm("self_attn.q_norm", project("self_attn.q_proj", x).view(-1, c.heads, c.head_dim))
+        x = self._attention.attend(rotate(q, cos, sin), seen, place.queries, place.masks)
+        h = h + norm("post_attention_layernorm", project("self_attn.o_proj", x))
         x = norm("pre_feedforward_layernorm", h)
         x = F.gelu(project("mlp.gate_proj", x), approximate="tanh") * project("mlp.up_proj", x)
         return h + norm("post_feedforward_layernorm", project("mlp.down_proj", x))
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """``q [B, N, heads, head_dim]``, ``k, v [B, T, kv_heads * head_dim]`` to ``[B, N, D_heads]``.
-
-        ``mask [B or 1, 1, N, T]`` is true where a query may look. Grouped-query attention
-        (arXiv:2305.13245): the heads that share keys are stacked as more queries.
-        """
-        c = self.config
-        b, n, t = q.shape[0], q.shape[1], k.shape[1]
-        group = c.heads // c.kv_heads
-        if n * t > SMALL_ATTENTION:
-            k = k.view(b, t, c.kv_heads, 1, c.head_dim).expand(-1, -1, -1, group, -1).flatten(2, 3)
-            v = v.view(b, t, c.kv_heads, 1, c.head_dim).expand(-1, -1, -1, group, -1).flatten(2, 3)
-            out = F.scaled_dot_product_attention(
-                q.transpose(1, 2),
-                k.transpose(1, 2),
-                v.transpose(1, 2),
-                attn_mask=mask,
-                scale=c.attention_scale,
-            )
-            return out.transpose(1, 2).reshape(b, n, -1)
-        # Stacked per key head: [B * kv_heads, group * N, head_dim] against [B * kv_heads, T, head_dim].
-        queries = q.view(b, n, c.kv_heads, group, c.head_dim).permute(0, 2, 3, 1, 4)
-        queries = (queries * c.attention_scale).reshape(b * c.kv_heads, group * n, c.head_dim)
-        keys = k.view(b, t, c.kv_heads, c.head_dim).transpose(1, 2).reshape(b * c.kv_heads, t, c.head_dim)
-        values = v.view(b, t, c.kv_heads, c.head_dim).transpose(1, 2).reshape(b * c.kv_heads, t, c.head_dim)
-        scores = torch.bmm(queries, keys.transpose(1, 2)).float().view(b, c.heads, n, t)
-        weights = torch.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1).to(q.dtype)
-        out = torch.bmm(weights.view(b * c.kv_heads, group * n, t), values)
-        return out.view(b, c.kv_heads, group, n, c.head_dim).permute(0, 3, 1, 2, 4).reshape(b, n, -1)
 
 
 def _plain_name(name: str) -> str:

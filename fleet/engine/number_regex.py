@@ -28,13 +28,13 @@ def number_regex() -> str:
 
 def at_least(bound: float) -> str:
     """Matches the numbers ``>= bound``."""
-    exact = Decimal(str(bound))
+    exact = _exact(bound)
     return f"({ANY}|-{_up_to(-exact)})" if exact <= 0 else _from(exact)
 
 
 def at_most(bound: float) -> str:
     """Matches the numbers ``<= bound``."""
-    exact = Decimal(str(bound))
+    exact = _exact(bound)
     return f"(-{ANY}|{_up_to(exact)})" if exact >= 0 else f"-{_from(-exact)}"
 
 
@@ -57,6 +57,11 @@ def _up_to(bound: Decimal) -> str:
     if bound >= Decimal("1e-4"):
         parts.append(TINY)
     return f"({'|'.join(parts)})"
+
+
+def _exact(bound: float) -> Decimal:
+    """As it is written; a double so large that its last digits are not written, as it is."""
+    return Decimal(bound) if abs(bound) >= 2**53 else Decimal(str(bound))
 
 
 def _split(bound: Decimal) -> tuple[int, str]:

@@ -10,17 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerFast
 
 from fleet.engine.specs import ConstraintSpec, Example, LabelSpec, PromptSpec, SchemaSpec, TaskSpec
 from fleet.errors import BaseError, DataError, JobError
 
-__all__ = ["TEMPLATE", "Renderer", "TokenRow", "render_job", "render_target", "seal"]
+__all__ = ["TEMPLATE", "Renderer", "TokenRow", "predicting", "render_job", "render_target", "seal"]
 
 TEMPLATE = 1
 """Version of the rendering; raise it when the same job would give other ids than before."""
@@ -150,8 +151,21 @@ class TokenRow:
         return len(self.ids) - self.supervised_from
 
 
+def predicting(rows: Sequence[TokenRow]) -> list[int]:
+    """Packed indices of the tokens whose hidden states predict the rows' targets, in order."""
+    found: list[int] = []
+    start = 0
+    for row in rows:
+        found += range(start + row.supervised_from - 1, start + len(row.ids) - 1)
+        start += len(row.ids)
+    return found
+
+
 class Renderer:
-    """Text to ids with one tokenizer. Takes padding and truncation off the tokenizer it is given."""
+    """Text to ids with one tokenizer. Takes padding and truncation off the tokenizer it is given.
+
+    Use ``Renderer.of``: building one takes half a second on a large vocabulary.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
@@ -159,11 +173,23 @@ class Renderer:
         self.bos: int = tokenizer.bos_token_id
         self.eos: int = tokenizer.eos_token_id
         self._backend = tokenizer.backend_tokenizer
-        self._backend.no_padding()
-        self._backend.no_truncation()
+        self._take_off()
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         longest_first = sorted(special, key=lambda content: (-len(content), content))
         self._control = re.compile("|".join([*map(re.escape, longest_first), _PLAIN_CONTROL]))
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast) -> Renderer:
+        """The one renderer of this tokenizer object in this process."""
+        known = _KNOWN.get(tokenizer)
+        if known is None:
+            known = _KNOWN[tokenizer] = cls(tokenizer)
+        known._take_off()  # somebody may have called the tokenizer with a limit since
+        return known
+
+    def _take_off(self) -> None:
+        self._backend.no_padding()
+        self._backend.no_truncation()
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a text as it stands: nothing in front or behind, no control token inside."""
@@ -205,6 +231,9 @@ class Renderer:
         """SHA-256 over the whole tokenizer, without the padding and truncation a user may have set."""
         text: str = self._backend.to_str()
         return hashlib.sha256(text[text.index('"added_tokens"') :].encode()).hexdigest()
+
+
+_KNOWN: WeakKeyDictionary[PreTrainedTokenizerFast, Renderer] = WeakKeyDictionary()
 
 
 def seal(renderer: Renderer, spec: TaskSpec) -> str:

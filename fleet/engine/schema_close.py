@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from llguidance import LLMatcher
 
 from fleet.engine.vocabulary import Vocabulary
 from fleet.errors import JobError
 
-__all__ = ["Lexical", "closing_bytes", "shortest"]
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+__all__ = ["Lexical", "closing_bytes"]
 
 QUOTE, BACKSLASH = b'"\\'
 
@@ -33,6 +36,9 @@ WIDE = 64
 """Where more bytes than this may come, the search tries only a few plain ones."""
 
 PLAIN = b"0aA -"
+
+MAX_FILL = 1000
+"""Plain characters appended to a string that is too short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +65,8 @@ def closing_bytes(
 ) -> bytes:
     """Bytes that complete what ``matcher`` has consumed, which ends in state ``lexical``.
 
-    ``samples`` each match a pattern of the schema that may match anywhere in a string: appending one
-    fulfils it, which no search would find. Raises JobError when no end is found within the bounds.
+    ``samples`` each match a pattern of the schema: appending one, or its end, fulfils it where a search
+    would find nothing. Raises JobError when no end is found within the bounds.
     """
     walk = _Walk(matcher.deep_copy(), vocabulary, lexical, b"")
     for _ in range(MAX_STEPS):
@@ -84,7 +90,7 @@ class _Walk:
     def then(self, *added: int) -> _Walk:
         ahead = self.matcher.deep_copy()
         if not ahead.consume_tokens([int(self.vocabulary.byte_tokens[byte]) for byte in added]):
-            raise RuntimeError("the grammar refused a byte that it forces")
+            raise JobError("the answer was cut off and cannot be closed: its grammar has grown too large")
         grown = bytes(added)
         return _Walk(ahead, self.vocabulary, self.state.after(grown), self.spelled + grown)
 
@@ -92,6 +98,11 @@ class _Walk:
         """With all bytes appended that can only come."""
         forced = self.matcher.compute_ff_bytes()
         return self.then(*forced) if forced else self
+
+    def takes(self, added: bytes) -> bool:
+        """Whether the grammar lets these bytes come next."""
+        ids = [int(self.vocabulary.byte_tokens[byte]) for byte in added]
+        return bool(self.matcher.validate_tokens(ids) == len(ids))
 
     @property
     def ended(self) -> bool:
@@ -113,26 +124,41 @@ class _Walk:
         return next((byte for byte in b"}]," if byte in following), None)
 
 
-def shortest(matcher: LLMatcher, vocabulary: Vocabulary) -> bytes:
-    """A short text of the whole grammar of ``matcher``, which has consumed nothing."""
-    return closing_bytes(matcher, vocabulary, Lexical(), ())
-
-
 def _value_end(start: _Walk, samples: Sequence[bytes]) -> _Walk:
     following = start.next_bytes
-    if start.state.in_string and QUOTE not in following and len(following) > WIDE:
-        tokens = start.vocabulary.byte_tokens
-        for sample in samples:
-            ids = [int(tokens[byte]) for byte in sample + b'"']
-            if start.matcher.validate_tokens(ids) == len(ids):
-                return start.then(*sample, QUOTE)
-    return _search(start)
+    if following and (start.state.escaped or all(byte & 0xC0 == 0x80 for byte in following)):
+        # Within a character any way on will do; the least work is not to spell one by its number.
+        return start.then(min(following, key=lambda byte: (byte == ord("u"), byte)))
+    if start.state.in_string and QUOTE not in following:
+        ends = sorted((sample[cut:] for sample in samples for cut in range(len(sample))), key=len)
+        for end in dict.fromkeys(ends):
+            if start.takes(end + b'"'):
+                return start.then(*end, QUOTE)
+        filled = _filled(start)
+        if filled is not None:
+            return filled
+    return _search(start, bytes({byte for sample in samples for byte in sample if byte < 0x80}))
 
 
-def _search(start: _Walk) -> _Walk:
+def _filled(start: _Walk) -> _Walk | None:
+    """To the end of a string that only lacks characters, whichever they are."""
+    tokens = start.vocabulary.byte_tokens
+    for byte in PLAIN:
+        ahead = start.matcher.deep_copy()
+        for count in range(1, MAX_FILL + 1):
+            if ahead.validate_tokens([int(tokens[byte])]) != 1:
+                break
+            ahead.consume_token(int(tokens[byte]))
+            if ahead.validate_tokens([int(tokens[QUOTE])]) == 1:
+                return start.then(*[byte] * count, QUOTE)
+    return None
+
+
+def _search(start: _Walk, likely: bytes) -> _Walk:
     """The shortest way to the end of the value that ``start`` is in or before.
 
-    Of the ways of one length that allow the same next bytes, the first few are followed.
+    Of the ways of one length that allow the same next bytes, the first few are followed; where many
+    bytes may come, only plain ones and those ``likely``.
     """
     queue = deque([start])
     seen: Counter[tuple[int, Lexical, tuple[int, ...]]] = Counter()
@@ -145,7 +171,7 @@ def _search(start: _Walk) -> _Walk:
         if seen[key] > ALIKE:
             continue
         # A quote first, so that a string which may end does not open its content.
-        tried = dict.fromkeys(byte for byte in bytes([QUOTE]) + PLAIN if byte in following)
+        tried = dict.fromkeys(byte for byte in bytes([QUOTE]) + PLAIN + likely if byte in following)
         if len(following) <= WIDE or not tried:
             tried |= dict.fromkeys(following)
         for byte in tried:

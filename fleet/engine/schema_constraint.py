@@ -19,20 +19,25 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from llguidance import LLMatcher
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fleet.engine.schema_close import BACKSLASH, QUOTE, Lexical, closing_bytes, shortest
-from fleet.engine.schema_grammar import free_patterns, has_rival_choices, has_verbatim, schema_grammar
+from fleet.engine.pattern_regex import samples
+from fleet.engine.schema_close import BACKSLASH, QUOTE, Lexical, closing_bytes
+from fleet.engine.schema_grammar import has_rival_choices, has_verbatim, patterns, schema_grammar
 from fleet.engine.specs import SchemaSpec
 from fleet.engine.vocabulary import Vocabulary, split_utf8
+from fleet.errors import JobError
+from fleet.schema_subset import resolved
 
-__all__ = ["SchemaCompiler", "SchemaConstraint"]
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+__all__ = ["SchemaCompiler", "SchemaConstraint", "Traits"]
 
 DENSE = 4096
 """Above this many allowed tokens ``allowed`` is None: a masked product beats gathering head rows."""
@@ -47,42 +52,44 @@ class SchemaCompiler:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._fixed: dict[str, LLMatcher] = {}
-        self._known_samples: dict[str, bytes] = {}
+        self._traits: dict[str, Traits] = {}
 
     def start(self, spec: SchemaSpec, job_text: str) -> SchemaConstraint:
+        """Raises ValueError for the schema, JobError for a text too long to copy from."""
         schema, vocabulary = spec.schema, self._vocabulary
-        traits = _Traits(has_rival_choices(schema), self._samples(schema))
-        if has_verbatim(schema):
-            return SchemaConstraint(vocabulary, self._compile(schema, job_text), traits)
         key = json.dumps(schema)
+        traits = self._traits.get(key)
+        if traits is None:
+            plain = resolved(schema)
+            ends = tuple(end for pattern in patterns(plain) for end in samples(pattern))
+            traits = self._traits[key] = Traits(has_verbatim(plain), has_rival_choices(plain), ends)
+        if traits.verbatim:
+            return SchemaConstraint(vocabulary, self._compile_for(schema, job_text), traits)
         matcher = self._fixed.get(key)
         if matcher is None:
             matcher = self._fixed[key] = self._compile(schema, "")
         return SchemaConstraint(vocabulary, matcher.deep_copy(), traits)
 
-    def _samples(self, schema: Mapping[str, Any]) -> tuple[bytes, ...]:
-        """For each pattern that may match anywhere in its string, the inside of one that does."""
-        found = []
-        for pattern in free_patterns(schema):
-            if pattern not in self._known_samples:
-                whole = {"type": "string", "pattern": f"^(?:{pattern})$"}
-                self._known_samples[pattern] = shortest(self._compile(whole, ""), self._vocabulary)[1:-1]
-            found.append(self._known_samples[pattern])
-        return tuple(found)
+    def _compile_for(self, schema: Mapping[str, Any], job_text: str) -> LLMatcher:
+        try:
+            return self._compile(schema, job_text)
+        except ValueError as error:
+            self._compile(schema, "a")  # whether it is the schema's own fault
+            raise JobError("the job's text is too long to copy values from: shorten it") from error
 
     def _compile(self, schema: Mapping[str, Any], job_text: str) -> LLMatcher:
+        from llguidance import LLMatcher  # labels and text do without it
+
         matcher = LLMatcher(self._vocabulary.grammar, schema_grammar(schema, job_text), log_level=0)
         if matcher.is_error():
-            # The message would quote the grammar, and with it the job's text.
-            lines = [line for line in matcher.get_error().splitlines() if line.strip()]
-            raise ValueError(f"the schema cannot be made into a grammar: {lines[0][:200] if lines else '?'}")
+            raise ValueError(f"the schema cannot be made into a grammar: {_reason(matcher)}")
         return matcher
 
 
 class SchemaConstraint:
     """Where one answer stands in its grammar."""
 
-    def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher, traits: _Traits) -> None:
+    def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher, traits: Traits) -> None:
         self._vocabulary = vocabulary
         self._matcher = matcher
         self._traits = traits
@@ -113,7 +120,9 @@ class SchemaConstraint:
         return torch.from_numpy(self._look().bits)
 
     def advance(self, token: int) -> None:
-        if self.done or self._matcher.validate_tokens([token]) != 1:
+        offered = not self.done and 0 <= token < self._vocabulary.size and self._look().bits[token]
+        # One that was offered may still be refused, by a matcher that has come to its limits.
+        if not offered and (self.done or self._matcher.validate_tokens([token]) != 1):
             raise ValueError(f"token {token} breaks the schema here")
         self._consume(token)
 
@@ -141,11 +150,14 @@ class SchemaConstraint:
     def _consume(self, token: int) -> None:
         self._next = None
         self._last = token
+        # A matcher that has run into one of its limits allows the end token and nothing else.
+        if self._matcher.is_error() or (
+            token != self._vocabulary.eos and not self._matcher.consume_token(token)
+        ):
+            raise JobError(f"the answer cannot go on in its grammar: {_reason(self._matcher)}")
         if token == self._vocabulary.eos:
             self.done = True
             return
-        if not self._matcher.consume_token(token):
-            raise RuntimeError(f"the grammar refused token {token}: {self._matcher.get_error()[:200]}")
         self._spelled += self._vocabulary.spelling[token]
         self._lexical = self._lexical.after(self._vocabulary.spelling[token])
 
@@ -260,9 +272,10 @@ _Ways = list[bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class _Traits:
+class Traits:
     """What to know of a schema beside its grammar."""
 
+    verbatim: bool
     rival_choices: bool
     samples: tuple[bytes, ...]
 
@@ -271,6 +284,12 @@ class _Traits:
 class _Next:
     bits: NDArray[np.bool_]
     ids: Tensor | None
+
+
+def _reason(matcher: LLMatcher) -> str:
+    """Only the first line: what follows quotes the grammar, and with it the job's text."""
+    lines = [line for line in matcher.get_error().splitlines() if line.strip()]
+    return lines[0][:200] if lines else "?"
 
 
 def _whole(spelled: bytes) -> bool:

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fleet.engine.number_regex import at_least, at_most, integer_regex, number_regex
+from fleet.engine.pattern_regex import pattern_regex
 from fleet.schema_subset import VERBATIM, resolved
 
-__all__ = ["compact", "free_patterns", "has_rival_choices", "has_verbatim", "schema_grammar"]
+__all__ = ["compact", "has_rival_choices", "has_verbatim", "patterns", "schema_grammar"]
 
 CHARACTER = r'([^"\\\x00-\x1f]|\\["\\bfnrt]|\\u00(0[0-7be-f]|1[0-9a-f]))'
 """One character as ``json.dumps(..., ensure_ascii=False)`` writes it within a string."""
@@ -38,15 +39,14 @@ def has_rival_choices(schema: Any) -> bool:
     return isinstance(schema, list | tuple) and any(has_rival_choices(value) for value in schema)
 
 
-def free_patterns(schema: Any) -> list[str]:
-    """Patterns that do not start with an anchor, each once."""
+def patterns(schema: Any) -> list[str]:
+    """Every pattern in a resolved schema, once."""
     own: list[str] = []
     if isinstance(schema, Mapping):
-        pattern = schema.get("pattern")
-        own += [pattern] if isinstance(pattern, str) and not pattern.startswith("^") else []
+        own += [schema["pattern"]] if isinstance(schema.get("pattern"), str) else []
         schema = list(schema.values())
     if isinstance(schema, list | tuple):
-        own += [pattern for part in schema for pattern in free_patterns(part)]
+        own += [pattern for part in schema for pattern in patterns(part)]
     return list(dict.fromkeys(own))
 
 
@@ -159,12 +159,11 @@ class _Writer:
     def _string(self, schema: Mapping[str, Any]) -> str:
         if schema.get(VERBATIM) is True:
             return self._terminal(f'"\\"" {self._span()} "\\""')
-        kept = {word: schema[word] for word in ("pattern", "minLength", "maxLength") if word in schema}
-        if "pattern" in kept:
-            options = {"json_allowed_escapes": 'nrtbf"\\u'}
-            return self._rule("%json " + _quoted({"type": "string", **kept, "x-guidance": options}))
-        least, most = int(kept.get("minLength", 0)), kept.get("maxLength")
-        return self._terminal(f'/"{CHARACTER}{{{least},{"" if most is None else int(most)}}}"/')
+        bounds = [f'/"{pattern_regex(schema["pattern"])}"/'] if "pattern" in schema else []
+        if not bounds or "minLength" in schema or "maxLength" in schema:
+            least, most = int(schema.get("minLength", 0)), schema.get("maxLength")
+            bounds.append(f'/"{CHARACTER}{{{least},{"" if most is None else int(most)}}}"/')
+        return self._terminal(" & ".join(bounds))
 
     def _span(self) -> str:
         chunks = [compact(character)[1:-1] for character in self._job_text]

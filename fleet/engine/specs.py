@@ -98,6 +98,16 @@ class LoraSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class FullSpec:
+    """Weights of its own for layers ``[first, last)``; the final norm belongs to the base's last layer."""
+
+    layers: tuple[int, int] = (6, 18)
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.layers[0] < self.layers[1], "layers must be [first, last) with first < last")
+
+
+@dataclass(frozen=True, slots=True)
 class TrainSpec:
     """One task's optimisation; every number is per task, never per cohort."""
 
@@ -129,7 +139,7 @@ class TaskSpec:
     prompt: PromptSpec
     constraint: ConstraintSpec
     metric: Metric
-    lora: LoraSpec = field(default_factory=LoraSpec)
+    adapter: LoraSpec | FullSpec = field(default_factory=LoraSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
     max_input_tokens: int = 2048
     max_output_tokens: int = 64

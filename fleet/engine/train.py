@@ -1,9 +1,10 @@
 """The one training loop: a cohort of tasks over one frozen base, each as if it were alone.
 
 Every optimiser step takes the next batch of every task that still runs, packs the rows into
-micro-batches of similar length and lets each slot's gradient flow into its own matrices. Learning
-rate, clipping, AdamW state, data order, early stopping and failure are per task. The frozen layers
-below the first adapted one are computed once per row and kept. Knows nothing of manifests, Ray or MLflow.
+micro-batches of similar length and lets each slot's gradient flow into its own parameters: LoRA tasks
+share a pass, a full one has layers and a pass of its own. Learning rate, clipping, AdamW state, data order,
+early stopping and failure are per task. The frozen layers below the first adapted one are computed once
+per row and kept. Knows nothing of manifests, Ray or MLflow.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,12 +22,14 @@ from torch import Tensor
 
 from fleet.engine.adapters import Adapter, AdapterBank
 from fleet.engine.base import Base
-from fleet.engine.checkpoint import TaskState, load_checkpoint, save_checkpoint
+from fleet.engine.batch import Batch
+from fleet.engine.body import Body
+from fleet.engine.checkpoint import load_checkpoint, save_checkpoint
 from fleet.engine.frozen_rows import MICRO_TOKENS, FrozenRows
-from fleet.engine.gemma import Batch
 from fleet.engine.loss import head_loss
-from fleet.engine.prompt import Renderer, TokenRow
-from fleet.engine.specs import Example, TaskSpec, TextSpec
+from fleet.engine.member import Member
+from fleet.engine.prompt import Renderer, predicting
+from fleet.engine.specs import Example, FullSpec, LoraSpec, TaskSpec
 from fleet.engine.trunk import batches
 from fleet.errors import TrainingError
 
@@ -37,7 +40,10 @@ BETAS = (0.9, 0.999)
 
 @dataclass(frozen=True, slots=True)
 class TrainTask:
-    """One task of a cohort; ``validate`` says how good the adapter in a slot is on held-out rows."""
+    """One task of a cohort; ``validate`` says how good the adapter in a bank's slot is on held-out rows.
+
+    What it is given is the adapter as it would serve, in the base's dtype.
+    """
 
     spec: TaskSpec
     train: Sequence[Example]
@@ -85,7 +91,7 @@ class TrainResult:
     """One task's outcome: the best adapter by validation, or the error that ended it."""
 
     task: str
-    adapter: Adapter | None
+    adapter: Adapter | Body | None
     best: Validation | None
     curves: dict[str, list[tuple[int, float]]]
     steps: int
@@ -94,33 +100,6 @@ class TrainResult:
     error: str | None = None
     resumed: bool = False
     """Whether it went on from a checkpoint."""
-
-
-@dataclass(slots=True)
-class _Member:
-    """A task in training."""
-
-    task: TrainTask
-    slot: int
-    rows: list[TokenRow]
-    plan: list[list[list[int]]]
-    vocabulary: Tensor | None
-    optimiser: torch.optim.AdamW
-    left: list[int] = field(default_factory=list)
-    """Tokens still to be trained on before each optimiser step, and 0 behind the last."""
-    state: TaskState = field(default_factory=TaskState)
-    error: str | None = None
-    resumed: bool = False
-    torn: bool = False
-    """In the middle of an update: what is in memory now must not become a checkpoint."""
-
-    @property
-    def running(self) -> bool:
-        return self.error is None and not self.state.finished
-
-    @property
-    def steps(self) -> int:
-        return sum(len(epoch) for epoch in self.plan)
 
 
 def train_cohort(
@@ -161,49 +140,41 @@ class _Cohort:
         micro_tokens: int,
     ) -> None:
         self.model = base.model
+        self.tasks = tasks
         self.checkpoint = checkpoint
         self.checkpoint_seconds = checkpoint_seconds
         self.on_progress = on_progress
         self.on_checkpoint = on_checkpoint
         self.micro_tokens = micro_tokens
-        first = min(task.spec.lora.layers[0] for task in tasks)
-        top = max(task.spec.lora.layers[1] for task in tasks)
-        self.first = first
-        rank = max(task.spec.lora.rank for task in tasks)
+        self.first = min(task.spec.adapter.layers[0] for task in tasks)
+        top = max(task.spec.adapter.layers[1] for task in tasks)
         self.bank = AdapterBank(
-            base.model.config, len(tasks), rank, (first, top), dtype=torch.float32, device=base.model.device
+            base.model.config,
+            len(tasks),
+            max((t.spec.adapter.rank for t in tasks if isinstance(t.spec.adapter, LoraSpec)), default=0),
+            (self.first, top),
+            dtype=torch.float32,
+            device=base.model.device,
         )
-        self.trunk = FrozenRows(base.model, first)
-        renderer = Renderer(base.tokenizer)
+        self.trunk = FrozenRows(base.model, self.first)
+        renderer = Renderer.of(base.tokenizer)
         self.members = [self._member(slot, task, renderer) for slot, task in enumerate(tasks)]
         self.rate = 0.0
 
-    def _member(self, slot: int, task: TrainTask, renderer: Renderer) -> _Member:
+    def _member(self, slot: int, task: TrainTask, renderer: Renderer) -> Member:
         spec = task.spec
-        self.bank.initialise(slot, spec.lora, spec.train.seed)
+        if isinstance(spec.adapter, FullSpec):
+            self.bank.train_body(slot, Body.of(self.model, spec.adapter))
+        else:
+            self.bank.initialise(slot, spec.adapter, spec.train.seed)
         optimiser = torch.optim.AdamW(
             list(self.bank.parameters(slot).values()),
             lr=spec.train.learning_rate,
             betas=BETAS,
             weight_decay=spec.train.weight_decay,
         )
-        member = _Member(task, slot, [], [], None, optimiser)
-        try:
-            member.rows = [renderer.row(spec, example) for example in task.train]
-        except Exception as error:  # one task's bad row is that task's failure
-            member.error = f"{type(error).__name__}: {error}"
-            return member
-        if not member.rows:
-            member.error = "there are no training rows"
-            return member
-        member.plan = [_epoch(member.rows, spec, epoch) for epoch in range(spec.train.epochs)]
-        for batch in reversed([batch for epoch in member.plan for batch in epoch]):
-            tokens = sum(len(member.rows[i].ids) for i in batch)
-            member.left.append(tokens + (member.left[-1] if member.left else 0))
-        member.left = [*reversed(member.left), 0]
-        if not isinstance(spec.constraint, TextSpec):
-            seen = {token for row in member.rows for token in row.ids}
-            member.vocabulary = torch.tensor(sorted(seen), device=self.model.device)
+        member = Member(spec, slot, optimiser)
+        member.render(task.train, renderer, self.model.device)
         return member
 
     def run(self) -> list[TrainResult]:
@@ -230,11 +201,7 @@ class _Cohort:
         active = [member for member in self.members if member.running]
         if not active:
             return
-        work = [
-            (member, index)
-            for member in active
-            for index in member.plan[member.state.epoch][member.state.position]
-        ]
+        work = [(member, index) for member in active for index in member.batch]
         losses = self._gradients(active, work)
         seconds = time.monotonic() - started
         tokens = sum(len(member.rows[index].ids) for member, index in work)
@@ -242,69 +209,66 @@ class _Cohort:
         for member in active:
             self._update(member, losses[member.slot], seconds / len(active))
 
-    def _gradients(self, active: Sequence[_Member], work: Sequence[tuple[_Member, int]]) -> dict[int, float]:
+    def _gradients(self, active: Sequence[Member], work: Sequence[tuple[Member, int]]) -> dict[int, float]:
         """Accumulate each task's gradient of its mean loss per supervised token; those means in nats."""
         counts = {
             member.slot: sum(member.rows[i].supervised for m, i in work if m is member) for member in active
         }
         losses = dict.fromkeys(counts, 0.0)
-        for member in active:
-            member.optimiser.zero_grad(set_to_none=True)
         lengths = [len(member.rows[index].ids) for member, index in work]
         for chunk in batches(lengths, self.micro_tokens):
-            rows = sorted((work[i] for i in chunk), key=lambda item: (item[0].slot, item[1]))
-            total = torch.zeros((), device=self.model.device)
-            for slot, loss in self._losses(rows).items():
-                total = total + loss / counts[slot]
-                losses[slot] += float(loss.detach()) / counts[slot]
-            total.backward()
+            passes: dict[int, list[tuple[Member, int]]] = {}
+            for member, index in sorted((work[i] for i in chunk), key=lambda item: (item[0].slot, item[1])):
+                passes.setdefault(self.bank.pass_of(member.slot), []).append((member, index))
+            for rows in passes.values():
+                total = torch.zeros((), device=self.model.device)
+                for slot, loss in self._losses(rows).items():
+                    total = total + loss / counts[slot]
+                    losses[slot] += float(loss.detach()) / counts[slot]
+                total.backward()
         return losses
 
-    def _losses(self, rows: Sequence[tuple[_Member, int]]) -> dict[int, Tensor]:
-        """Summed loss of each task's supervised tokens in one micro-batch."""
+    def _losses(self, rows: Sequence[tuple[Member, int]]) -> dict[int, Tensor]:
+        """Summed loss of each task's supervised tokens in one pass; LoRA rows alone, or one body's."""
+        model = self.bank.model(self.model, rows[0][0].slot)
         tokens = [member.rows[index] for member, index in rows]
         batch = Batch.of([len(row.ids) for row in tokens], device=self.model.device)
         h = self.trunk.states(
             [((member.slot, index), row) for (member, index), row in zip(rows, tokens, strict=True)]
         )
-        slots = [member.slot for member, _ in rows]
-        adapters = self.bank.select(slots, batch, dtype=self.model.dtype)
-        h = self.model.run(h, batch, (self.first, self.model.config.layers), adapters=adapters)
-        starts = (torch.cumsum(batch.lengths, 0) - batch.lengths).tolist()
-        positions: dict[int, list[int]] = {}
+        adapters = self.bank.select([member.slot for member, _ in rows], batch, dtype=model.dtype)
         targets: dict[int, list[int]] = {}
-        members = {member.slot: member for member, _ in rows}
-        for slot, row, start in zip(slots, tokens, starts, strict=True):
-            # The hidden state before a token predicts it.
-            positions.setdefault(slot, []).extend(
-                range(start + row.supervised_from - 1, start + len(row.ids) - 1)
-            )
-            targets.setdefault(slot, []).extend(row.ids[row.supervised_from :])
+        for (member, _), row in zip(rows, tokens, strict=True):
+            targets.setdefault(member.slot, []).extend(row.ids[row.supervised_from :])
+        h = model.run(
+            h,
+            batch,
+            (self.first, model.config.layers),
+            adapters=adapters,
+            keep=torch.tensor(predicting(tokens), device=h.device),
+        )
+        vocabularies = {member.slot: member.vocabulary for member, _ in rows}
+        parts = model.norm(h).split([len(wanted) for wanted in targets.values()])
         return {
-            slot: head_loss(
-                self.model,
-                self.model.norm(h[torch.tensor(where, device=h.device)]),
-                torch.tensor(targets[slot], device=h.device),
-                members[slot].vocabulary,
-            )
-            for slot, where in positions.items()
+            slot: head_loss(model, part, torch.tensor(wanted, device=h.device), vocabularies[slot])
+            for (slot, wanted), part in zip(targets.items(), parts, strict=True)
         }
 
-    def _update(self, member: _Member, loss: float, seconds: float) -> None:
-        spec = member.task.spec.train
+    def _update(self, member: Member, loss: float, seconds: float) -> None:
         parameters = list(self.bank.parameters(member.slot).values())
-        norm = torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, member.spec.train.max_grad_norm)
         if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
             member.error = f"the loss became {loss} at step {member.state.step}; lower training.learning_rate"
             self._report(member, "failed")
             return
         for group in member.optimiser.param_groups:
-            group["lr"] = spec.learning_rate * _schedule(member.state.step, member.steps, spec.warmup)
+            group["lr"] = member.learning_rate
         state = member.state
         member.torn = True
         member.optimiser.step()
+        member.optimiser.zero_grad(set_to_none=True)  # a body's would be held through validation
         state.step += 1
-        state.tokens += sum(len(member.rows[i].ids) for i in member.plan[state.epoch][state.position])
+        state.tokens += sum(len(member.rows[i].ids) for i in member.batch)
         state.seconds += seconds
         state.position += 1
         state.curve("loss", loss)
@@ -314,20 +278,21 @@ class _Cohort:
 
     def _end_epochs(self) -> bool:
         """Validate the tasks that are at the end of an epoch; whether there were any."""
-        due = [m for m in self.members if m.running and m.state.position == len(m.plan[m.state.epoch])]
+        due = [member for member in self.members if member.running and member.epoch_ended]
         for member in due:
             self._validate(member)
         return bool(due)
 
-    def _validate(self, member: _Member) -> None:
+    def _validate(self, member: Member) -> None:
         """Score the adapter, keep it if it is the best so far, and maybe stop the task."""
         state = member.state
         self._report(member, "validating")
         started = time.monotonic()
+        adapter = self.bank.adapter(member.slot)
         try:
-            score = member.task.validate(self.bank, member.slot)
+            score = self.tasks[member.slot].validate(AdapterBank.alone(self.model, adapter), 0)
         except Exception as error:  # one task's failing validation is that task's failure
-            log.exception("validation of %s failed", member.task.spec.name)
+            log.exception("validation of %s failed", member.spec.name)
             member.error = f"validation failed: {type(error).__name__}: {error}"
             self._report(member, "failed")
             return
@@ -338,24 +303,24 @@ class _Cohort:
         best = None if state.best is None else Validation(*state.best, score.higher_is_better)
         if score.better_than(best):
             state.best = (score.metric, score.loss)
-            state.best_tensors = dict(self.bank.adapter(member.slot).tensors)
+            state.best_tensors = dict(adapter.tensors)
             state.stale = 0
         else:
             state.stale += 1
         state.epoch += 1
         state.position = 0
-        state.finished = state.epoch == len(member.plan) or state.stale >= member.task.spec.train.patience
+        state.finished = state.epoch == len(member.plan) or state.stale >= member.spec.train.patience
         member.torn = False
         self._report(member, "done" if state.finished else "training")
 
     def _report(
-        self, member: _Member, what: Literal["preparing", "training", "validating", "done", "failed"]
+        self, member: Member, what: Literal["preparing", "training", "validating", "done", "failed"]
     ) -> None:
         state = member.state
         left = sum(m.left[m.state.step] for m in self.members if m.running)
         self.on_progress(
             Progress(
-                task=member.task.spec.name,
+                task=member.spec.name,
                 state=what,
                 step=state.step,
                 steps=member.steps,
@@ -373,8 +338,8 @@ class _Cohort:
         save_checkpoint(
             self.checkpoint,
             {
-                m.task.checkpoint_name: (m.state, self.bank.parameters(m.slot), m.optimiser)
-                for m in self.members
+                task.checkpoint_name: (m.state, self.bank.parameters(m.slot), m.optimiser)
+                for task, m in zip(self.tasks, self.members, strict=True)
                 if not m.error and not m.torn
             },
         )
@@ -382,10 +347,10 @@ class _Cohort:
 
     def _resume(self) -> None:
         if self.checkpoint is not None:
-            for member in self.members:
+            for task, member in zip(self.tasks, self.members, strict=True):
                 found = load_checkpoint(
                     self.checkpoint,
-                    member.task.checkpoint_name,
+                    task.checkpoint_name,
                     self.bank.parameters(member.slot),
                     member.optimiser,
                 )
@@ -397,11 +362,14 @@ class _Cohort:
                 member, "failed" if member.error else "done" if member.state.finished else "preparing"
             )
 
-    def _result(self, member: _Member) -> TrainResult:
-        state, spec = member.state, member.task.spec
-        adapter = None
+    def _result(self, member: Member) -> TrainResult:
+        state, spec = member.state, member.spec
+        adapter: Adapter | Body | None = None
         if member.error is None and state.best_tensors is not None:
-            adapter = Adapter(spec.lora, state.best_tensors)
+            if isinstance(spec.adapter, FullSpec):
+                adapter = Body(spec.adapter, state.best_tensors)
+            else:
+                adapter = Adapter(spec.adapter, state.best_tensors)
         best = None if state.best is None else Validation(*state.best)
         return TrainResult(
             spec.name,
@@ -414,26 +382,3 @@ class _Cohort:
             member.error,
             member.resumed,
         )
-
-
-def _epoch(rows: Sequence[TokenRow], spec: TaskSpec, epoch: int) -> list[list[int]]:
-    """One epoch's optimiser steps as lists of row indices; depends on seed and epoch alone."""
-    generator = torch.Generator().manual_seed(spec.train.seed * 1_000_003 + epoch)
-    plan: list[list[int]] = []
-    tokens = 0
-    for index in torch.randperm(len(rows), generator=generator).tolist():
-        length = len(rows[index].ids)
-        if not plan or tokens + length > spec.train.batch_tokens:
-            plan.append([])
-            tokens = 0
-        plan[-1].append(index)
-        tokens += length
-    return plan
-
-
-def _schedule(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up over the first share of all steps, then linear decay to zero."""
-    rising = max(1, round(steps * warmup))
-    if step < rising:
-        return (step + 1) / rising
-    return (steps - step) / max(1, steps - rising)

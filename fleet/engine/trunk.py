@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fleet.engine.gemma import Batch, Gemma
+from fleet.engine.batch import Batch
+from fleet.engine.gemma import Gemma
 
 BATCH_TOKENS = 4096
 """Tokens of one trunk pass: enough to keep the matrix products busy, little enough to fit anywhere."""

@@ -36,7 +36,7 @@ class Vocabulary:
         if tokenizer.eos_token_id is None:
             raise BaseError("the base's tokenizer has no end token: set eos_token in tokenizer_config.json")
         pieces = tokenizer.get_vocab()
-        self._renderer = Renderer(tokenizer)
+        self._renderer = Renderer.of(tokenizer)
         self.eos = int(tokenizer.eos_token_id)
         self.size = max(pieces.values()) + 1
         self.spelling: list[bytes] = [b""] * self.size

@@ -63,7 +63,7 @@ def fit_router(
     """
     if not tasks:
         raise ValueError("a router needs at least one task")
-    renderer = Renderer(base.tokenizer)
+    renderer = Renderer.of(base.tokenizer)
     taps = taps_of(depth)
     background = load_background()
     if previous is not None and not is_current(previous, base.fingerprint, depth):

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from fleet.engine.base import load_base
-from fleet.engine.gemma import Batch
+from fleet.engine.batch import Batch
 from fleet.engine.prompt import Renderer
 
 TEXT = (

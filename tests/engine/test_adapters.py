@@ -12,7 +12,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from fleet.engine.adapters import Adapter, AdapterBank, load_adapter, save_adapter
-from fleet.engine.gemma import Batch, Gemma
+from fleet.engine.batch import Batch
+from fleet.engine.gemma import Gemma
 from fleet.engine.specs import LoraSpec
 from fleet.errors import ArtifactError
 

@@ -10,18 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shop import DEPTH, Shop
 
-from fleet.engine.adapters import Adapter, AdapterBank
-from fleet.engine.base import Base, load_base
-from fleet.engine.constraint import ConstraintCompiler
-from fleet.engine.decode import Completion, Request, Scheduler
+from fleet.engine.batch import Batch
+from fleet.engine.decode import Completion, Scheduler
 from fleet.engine.evaluate import confidence_at
-from fleet.engine.gemma import Batch
-from fleet.engine.prompt import Renderer
-from fleet.engine.specs import ConstraintSpec, LabelSpec, LoraSpec, SchemaSpec, TextSpec
-from fleet.engine.trunk import run_trunk
+from fleet.engine.specs import ConstraintSpec, LabelSpec, SchemaSpec, TextSpec
 
-DEPTH = 2
 LABELS = LabelSpec(("good", "goodish", "bad"))
 RECORD = SchemaSpec(
     {
@@ -41,42 +36,6 @@ JOB = st.tuples(
     st.sampled_from(["Anna met Bo", 'she said "no" \\ twice', "héllo 🦊 wörld", "a", "good bad " * 9]),
     st.integers(-1, 2),
 )
-
-
-class Shop:
-    """A base with three loaded experts; the third adapts the trunk's layers too."""
-
-    def __init__(self, folder: Path) -> None:
-        self.base: Base = load_base(folder, dtype=torch.float32)
-        self.renderer = Renderer(self.base.tokenizer)
-        self.compiler = ConstraintCompiler(self.base.tokenizer)
-        self.bank = AdapterBank(self.base.model.config, 3, 4, (0, 6), dtype=torch.float32)
-        self.firsts = [2, 3, 0]
-        for slot, first in enumerate(self.firsts):
-            lora = LoraSpec(4, 8.0, (first, 6))
-            self.bank.initialise(slot, lora, slot)
-            generator = torch.Generator().manual_seed(slot)
-            noisy = {
-                k: t + 0.1 * torch.randn(t.shape, generator=generator)
-                for k, t in self.bank.adapter(slot).tensors.items()
-            }
-            self.bank.load(slot, Adapter(lora, noisy))
-
-    def request(self, name: str, spec: ConstraintSpec, job: str, slot: int, limit: int = 24) -> Request:
-        (state,) = run_trunk(self.base.model, DEPTH, [self.renderer.job_ids(job)])
-        return Request(
-            job_id=name,
-            state=state,
-            suffix=tuple(self.renderer.suffix_ids("\n\nAnswer:")),
-            constraint=self.compiler.start(spec, job),
-            slot=slot,
-            max_output_tokens=limit,
-            first_layer=DEPTH if slot < 0 else self.firsts[slot],
-            sampling=spec if isinstance(spec, TextSpec) else TextSpec(),
-        )
-
-    def run(self, requests: list[Request], max_rows: int = 32) -> list[Completion]:
-        return Scheduler(self.base.model, self.bank, DEPTH, max_rows=max_rows).run(requests)
 
 
 @pytest.fixture(scope="module")

@@ -32,13 +32,13 @@ class Made:
     def __init__(self, folder: Path, place: Path) -> None:
         self.base: Base = load_base(folder, dtype=torch.float32)
         self.bank = AdapterBank(self.base.model.config, 2, 4, (2, 6), dtype=torch.float32)
-        self.bank.initialise(0, SPEC.lora, 0)
+        self.bank.initialise(0, SPEC.adapter, 0)
         generator = torch.Generator().manual_seed(1)
         tensors = {
             name: (t + 0.1 * torch.randn(t.shape, generator=generator)).bfloat16().float()
             for name, t in self.bank.adapter(0).tensors.items()
         }
-        self.adapter = Adapter(SPEC.lora, tensors)
+        self.adapter = Adapter(SPEC.adapter, tensors)
         self.bank.load(0, self.adapter)
         self.card = ExpertCard(
             task="toy",
@@ -103,7 +103,7 @@ def test_another_base_or_prompt_is_refused(made: Made, tmp_path: Path) -> None:
 
 def test_other_weights_under_the_same_card_are_noticed(made: Made) -> None:
     flipped = {name: (t if "lora_A" in name else -t) for name, t in made.adapter.tensors.items()}
-    made.bank.load(1, Adapter(SPEC.lora, flipped))
+    made.bank.load(1, Adapter(SPEC.adapter, flipped))
     with pytest.raises(ArtifactError, match="not the weights that were evaluated"):
         self_check(made.base, made.bank, 1, SPEC, made.card)
 

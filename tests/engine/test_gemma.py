@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from fleet.engine.gemma import Batch, Cache, Gemma
+from fleet.engine.batch import Batch
+from fleet.engine.gemma import Gemma
 
 TOLERANCE = 2e-4
 
@@ -61,7 +62,7 @@ def test_trunk_then_rest_is_the_whole(pair: tuple[Gemma, torch.nn.Module]) -> No
 def test_cached_chunks_of_different_lengths_equal_one_pass(pair: tuple[Gemma, torch.nn.Module]) -> None:
     ours, theirs = pair
     rows = ids_of([21, 14, 11], ours.config.vocab, seed=1)
-    cache = Cache(ours.config, dtype=torch.float32)
+    cache = ours.cache()
     places = torch.tensor([2, 0, 3])
     past = [0, 0, 0]
     last = [torch.empty(0)] * 3
@@ -73,15 +74,44 @@ def test_cached_chunks_of_different_lengths_equal_one_pass(pair: tuple[Gemma, to
             cache.reserve(4, batch.span)
             tokens = [t for i in live for t in rows[i][past[i] : past[i] + chunk[i]]]
             h = ours.run(
-                ours.embed(torch.tensor(tokens)), batch, (0, 6), cache=cache, cache_rows=places[live]
+                ours.embed(torch.tensor(tokens)),
+                batch,
+                (0, 6),
+                cache=cache,
+                cache_rows=places[live],
+                keep=batch.last,
             )
-            logits = ours.logits(ours.norm(h[batch.last]))
+            logits = ours.logits(ours.norm(h))
             for i, got in zip(live, logits, strict=True):
                 past[i] += chunk[i]
                 last[i] = got
     assert past == [21, 14, 11]
     for row, got in zip(rows, last, strict=True):
         torch.testing.assert_close(got, reference(theirs, row)[-1], atol=TOLERANCE, rtol=1e-3)
+
+
+@pytest.mark.parametrize("lengths", [[5], [12, 5, 20], [40, 1]], ids=str)
+def test_keeping_some_tokens_gives_what_all_give(
+    pair: tuple[Gemma, torch.nn.Module], lengths: list[int]
+) -> None:
+    ours, _ = pair
+    batch = Batch.of(lengths)
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    ends = [start + n for start, n in zip(starts, lengths, strict=True)]
+    # One token of the first row, the last two (or the only one) of every other.
+    kept = [
+        starts[0] + 1,
+        *(i for start, end in zip(starts, ends, strict=True) for i in range(start, end)[-2:]),
+    ]
+    keep = torch.tensor(sorted(set(kept)))
+    with torch.no_grad():
+        h = ours.embed(torch.randint(4, ours.config.vocab, (sum(lengths),)))
+        whole = ours.run(h, batch, (0, 6))
+        some = ours.run(h, batch, (0, 6), keep=keep)
+    torch.testing.assert_close(some, whole[keep], atol=1e-5, rtol=1e-5)
+    if len(lengths) > 1:
+        with pytest.raises(ValueError, match="every row"):
+            batch.only(torch.tensor([0]))
 
 
 def test_some_head_rows_are_the_same_rows_of_all(pair: tuple[Gemma, torch.nn.Module]) -> None:

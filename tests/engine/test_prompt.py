@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,11 +124,24 @@ def test_text_survives_and_never_becomes_a_control_token(
 
 def test_padding_set_on_the_tokenizer_does_not_reach_the_ids(tiny_base_folder: Path) -> None:
     tokenizer = load_base(tiny_base_folder).tokenizer
-    digest = Renderer(tokenizer).digest
+    renderer = Renderer.of(tokenizer)
+    ids = renderer.job_ids("a much longer text")
     tokenizer(["a", "a much longer text"], padding=True, truncation=True, max_length=4)
-    again = Renderer(tokenizer)
-    assert again.digest == digest
-    assert 0 not in again.job_ids("a")
+    assert Renderer.of(tokenizer) is renderer
+    assert renderer.job_ids("a much longer text") == ids
+    assert 0 not in renderer.job_ids("a")
+    tokenizer(["a", "a much longer text"], padding=True, truncation=True, max_length=4)
+    assert Renderer(tokenizer).digest == renderer.digest
+
+
+def test_a_tokenizer_has_one_renderer_for_as_long_as_it_lives(tiny_base_folder: Path) -> None:
+    first, second = load_base(tiny_base_folder).tokenizer, load_base(tiny_base_folder).tokenizer
+    assert Renderer.of(first) is Renderer.of(first)
+    assert Renderer.of(first) is not Renderer.of(second)
+    gone = weakref.ref(Renderer.of(first))
+    del first
+    gc.collect()
+    assert gone() is None
 
 
 def test_the_seal_changes_with_all_that_changes_a_prompt_and_nothing_else(

@@ -10,8 +10,18 @@ import torch
 
 from fleet.engine.adapters import AdapterBank
 from fleet.engine.base import Base, load_base
+from fleet.engine.body import Body
 from fleet.engine.evaluate import row_losses
-from fleet.engine.specs import Example, LabelSpec, LoraSpec, PromptSpec, TaskSpec, TextSpec, TrainSpec
+from fleet.engine.specs import (
+    Example,
+    FullSpec,
+    LabelSpec,
+    LoraSpec,
+    PromptSpec,
+    TaskSpec,
+    TextSpec,
+    TrainSpec,
+)
 from fleet.engine.train import Progress, TrainResult, TrainTask, Validation, train_cohort
 
 COHORT_TOLERANCE = 2e-5
@@ -24,7 +34,14 @@ def base(tiny_base_folder: Path) -> Base:
 
 
 def make_task(
-    base: Base, name: str, *, rank: int = 4, seed: int = 0, epochs: int = 3, patience: int = 9
+    base: Base,
+    name: str,
+    *,
+    rank: int = 4,
+    full: tuple[int, int] | None = None,
+    seed: int = 0,
+    epochs: int = 3,
+    patience: int = 9,
 ) -> TrainTask:
     labels = ("good", "bad", "so so")
     constraint = TextSpec() if name == "story" else LabelSpec(labels)
@@ -33,8 +50,14 @@ def make_task(
         PromptSpec(suffix=f"\n\n{name}:"),
         constraint,
         "perplexity" if name == "story" else "accuracy",
-        LoraSpec(rank, 2.0 * rank, (2, 6)),
-        TrainSpec(epochs=epochs, learning_rate=1e-2, batch_tokens=160, seed=seed, patience=patience),
+        FullSpec(full) if full else LoraSpec(rank, 2.0 * rank, (2, 6)),
+        TrainSpec(
+            epochs=epochs,
+            learning_rate=1e-3 if full else 1e-2,
+            batch_tokens=160,
+            seed=seed,
+            patience=patience,
+        ),
     )
     rows = [
         Example({"text": f"{name} number {i} is {labels[i % 3]}" + " indeed" * (i % 5)}, labels[i % 3])
@@ -70,6 +93,37 @@ def test_three_tasks_in_a_cohort_are_three_solo_runs(base: Base) -> None:
         assert alone.curves["loss"][-1][1] < alone.curves["loss"][0][1]
 
 
+def test_lora_and_full_tasks_in_a_cohort_are_solo_runs(base: Base) -> None:
+    tasks = [
+        make_task(base, "mood", rank=4, seed=1),
+        make_task(base, "taste", full=(2, 6), seed=2),
+        make_task(base, "story", full=(3, 6), seed=3, epochs=2),
+        make_task(base, "fit", rank=2, seed=4),
+    ]
+    before = base.model.own_weights((0, 6))
+    frozen = {name: t.clone() for name, t in before.items()}
+    together = train_cohort(base, tasks, micro_tokens=300)
+    for task, in_company in zip(tasks, together, strict=True):
+        (alone,) = train_cohort(base, [task])
+        assert in_company.steps == alone.steps
+        assert difference(alone, in_company) < COHORT_TOLERANCE
+        assert alone.curves["loss"][-1][1] < alone.curves["loss"][0][1]
+    assert all(torch.equal(t, frozen[name]) for name, t in base.model.own_weights((0, 6)).items())
+
+
+def test_full_training_learns_what_its_rows_say(base: Base) -> None:
+    (result,) = train_cohort(base, [make_task(base, "taste", full=(2, 6), epochs=12)])
+    losses = [loss for _, loss in result.curves["validation_loss"]]
+    assert losses[-1] < 0.2 * losses[0]
+    assert isinstance(result.adapter, Body)
+    assert result.adapter.full == FullSpec((2, 6))
+    moved = [
+        float((t - base.model.own_weights((2, 6))[name]).abs().max())
+        for name, t in result.adapter.tensors.items()
+    ]
+    assert min(moved) > 0
+
+
 def test_the_same_run_twice_is_the_same_bit_for_bit(base: Base) -> None:
     one, other = (train_cohort(base, [make_task(base, "mood")])[0] for _ in range(2))
     assert difference(one, other) == 0.0
@@ -80,8 +134,11 @@ class Stop(BaseException):
 
 
 @pytest.mark.parametrize("stop_at", [1, 5, 9])
-def test_a_killed_run_resumes_to_the_very_same_adapters(base: Base, tmp_path: Path, stop_at: int) -> None:
-    tasks = [make_task(base, "mood", seed=1), make_task(base, "taste", seed=3)]
+@pytest.mark.parametrize("full", [None, (2, 6)], ids=["lora", "full"])
+def test_a_killed_run_resumes_to_the_very_same_adapters(
+    base: Base, tmp_path: Path, stop_at: int, full: tuple[int, int] | None
+) -> None:
+    tasks = [make_task(base, "mood", seed=1), make_task(base, "taste", full=full, seed=3)]
     whole = train_cohort(base, tasks)
 
     def kill(progress: Progress) -> None:

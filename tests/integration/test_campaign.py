@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from ray.cluster_utils import Cluster
@@ -17,9 +18,11 @@ from fleet.data.rows import load_task_rows
 from fleet.engine.testing import write_tiny_base
 from fleet.engine.train import Progress
 from fleet.errors import BaseError, DigestError, ManifestError
-from fleet.host import Host, Job
+from fleet.host import Host
+from fleet.job import Job
 from fleet.project import Project
-from fleet.registry.lifecycle import rollback
+from fleet.registry.door import enter
+from fleet.registry.lifecycle import promote, rollback
 from fleet.registry.store import ROUTER
 from fleet.router_release import refit_router
 from fleet.storage import Storage
@@ -131,6 +134,12 @@ def test_a_fleet_from_manifests_to_answers(root: Path, ray_cluster: Cluster) -> 
     assert "did you mean cooking" in str(unknown.error)
     assert "empty" in str(empty.error)
 
+    (light,) = Host.open(Project.find(root), weights="int4").answer(
+        [Job("1", text="rain over the bay on day 7", task="weather")]
+    )
+    assert light.answers[0].receipt.weights == "int4"
+    assert routed.answers[0].receipt.weights == "bf16"
+
 
 def test_changed_data_is_a_new_version_and_is_held_against_the_champion(
     root: Path, ray_cluster: Cluster
@@ -229,3 +238,35 @@ def test_an_altered_artifact_answers_nothing_and_disturbs_nobody(root: Path) -> 
         assert list(host.quarantined) == ["cooking"]
     finally:
         file.write_bytes(content)
+
+
+def test_a_full_expert_is_trained_and_hosted_beside_a_lora_one(root: Path, ray_cluster: Cluster) -> None:
+    full = {"adapter": {"method": "full", "layers": [2, 6]}, "training": {"epochs": 2, "learning_rate": 1e-3}}
+    write_task(root, "weather", **full)
+    report, _ = campaign(root, ray_cluster, ["weather"])
+    (row,) = report.rows
+    assert (row.state, row.error) == ("trained", None)
+    project = Project.find(root)
+    registry = open_registry(project)
+    if row.verdict != "promoted":
+        promote(registry, "weather", row.version, by="test")
+    champions = registry.champions()
+    assert champions["weather"].version == row.version
+    folder = registry.fetch(champions["weather"], artifact_cache(project))
+    assert sorted(path.name for path in folder.iterdir()) == ["body.json", "body.safetensors", "expert.json"]
+
+    texts = [f"rain over the bay on day {day}, says the forecast" for day in (3, 4)]
+    jobs = [Job(f"{task}-{text}", text=text, task=task) for text in texts for task in TOPICS]
+    together = Host.open(project).answer(jobs)
+    for job, result in zip(jobs, together, strict=True):
+        (answer,) = result.answers
+        assert answer.receipt.digest == champions[str(job.task)].digest
+        (alone,) = Host.open(project).answer([job])
+        assert alone.answers[0].value == answer.value
+        assert alone.answers[0].confidence == pytest.approx(answer.confidence, rel=0.02)  # bf16
+
+    mlflow = enter()
+    mlflow.set_tracking_uri(registry.tracking_uri)
+    model = mlflow.pyfunc.load_model("models:/weather@champion", model_config={"base": str(root / "base")})
+    given = [row["answer"] for row in model.predict(pd.DataFrame({"text": texts}))]
+    assert given == [r.answers[0].value for j, r in zip(jobs, together, strict=True) if j.task == "weather"]

@@ -46,7 +46,7 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
         ("label-without-rows", "task.yaml", 5, "data.train", "lost"),
         ("label-without-rows", "task.yaml", 5, "data.eval", "lost", "warning"),
     ],
-    "method-not-built": [("method-not-built", "task.yaml", 7, "adapter.method", "'full'")],
+    "lora-only": [("lora-only", "task.yaml", 8, "adapter.rank", "16")],
     "metric-not-for-kind": [("metric-not-for-kind", "task.yaml", 7, "evaluation.metric", "'perplexity'")],
     "missing-column": [("missing-column", "train.jsonl", 4, "label", "")],
     "missing-field": [("missing-field", "task.yaml", 1, "description", "")],

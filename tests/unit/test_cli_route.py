@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from fleet.cli.jobs import MAX_LINE, read_lines
 from fleet.cli.main import main
-from fleet.host import Answer, Host, Job, Receipt, Result
+from fleet.host import Host
+from fleet.job import Answer, Job, Receipt, Result, Weights
 from fleet.project import Project
 from fleet.routing.decision import Decision
 
@@ -26,6 +27,7 @@ class Parrot:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.stop_after: int | None = None
+        self.weights: Weights = "bf16"
 
     def answer(self, jobs: Sequence[Job], *, top: int = 1) -> list[Result]:
         if self.stop_after is not None and len(self.asked) >= self.stop_after:
@@ -47,7 +49,7 @@ class Parrot:
         return Result(job.id, decision("route", "sentiment"), tuple(self._say(task, text) for task in tasks))
 
     def _say(self, task: str, text: str) -> Answer:
-        receipt = Receipt(task, 3, "d" * 64, "b" * 64, 2, "route", 0.9, 7, 1, {"trunk": 12.0})
+        receipt = Receipt(task, 3, "d" * 64, "b" * 64, 2, "route", 0.9, 7, 1, self.weights, {"trunk": 12.0})
         return Answer(task, {"said": text}, text, 0.9, False, receipt)
 
     def explain(self, job: Job) -> dict[str, Any]:
@@ -69,8 +71,9 @@ def parrot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parrot:
     monkeypatch.chdir(tmp_path)
     host = Parrot()
 
-    def opened(project: Project) -> Parrot:
+    def opened(project: Project, *, weights: Weights = "bf16") -> Parrot:
         assert project.config.name == "small"
+        host.weights = weights
         return host
 
     monkeypatch.setattr(Host, "open", opened)
@@ -89,6 +92,7 @@ def route(*arguments: str, stdin: str | bytes = "") -> Ran:
         (["both"], 3, ["clarify: intent or sentiment?"]),
         (["odd", "--task", "intent"], 0, ["intent", '"said": "odd"']),
         (["fine", "--top", "2"], 0, ["sentiment version 3", "intent version 3"]),
+        (["fine", "--weights", "int4"], 0, ["base bbbbbbbbbbbb in int4"]),
         (["fine", "--explain"], 0, ["why", "fit: 0.250", "source train.jsonl:7"]),
     ],
 )

@@ -16,9 +16,10 @@ ENGINE = sorted(
 
 BLOCKED = """
 import sys
+ABSENT = {"ray", "mlflow", "pydantic", "click", "pandas", "sklearn", "rich", "llguidance"}
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"ray", "mlflow", "pydantic", "click", "pandas", "sklearn", "rich"}:
+        if name.partition(".")[0] in ABSENT:
             raise ModuleNotFoundError(f"blocked: {name}", name=name)
 sys.meta_path.insert(0, Block())
 """

@@ -72,6 +72,18 @@ def test_a_snapshot_is_json_and_reads_back_to_the_same_digest() -> None:
     assert again.snapshot() == manifest.snapshot()
 
 
+def test_full_has_its_own_learning_rate_and_neither_rank_nor_alpha() -> None:
+    lora, full = made(), made(adapter={"method": "full", "layers": [9, 18]})
+    assert (lora.adapter.rank, lora.adapter.alpha, lora.learning_rate) == (16, 32.0, 3e-4)
+    assert (full.adapter.rank, full.adapter.alpha, full.learning_rate) == (None, None, 5e-5)
+    again = Manifest.model_validate(json.loads(json.dumps(full.snapshot())))
+    assert (again.digest, again.learning_rate) == (full.digest, 5e-5)
+    assert made(adapter={"method": "full"}, training={"learning_rate": 1e-3}).learning_rate == 1e-3
+    for name in ("rank", "alpha"):
+        with pytest.raises(ValidationError, match=f"adapter.{name}: belongs to method lora"):
+            made(adapter={"method": "full", name: 8})
+
+
 def test_a_manifest_travels_between_processes(tmp_path: Path) -> None:
     manifest = load_manifest(written(tmp_path), tmp_path)
     again = pickle.loads(pickle.dumps(manifest))

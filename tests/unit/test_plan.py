@@ -13,7 +13,9 @@ from fleet.training import Assignment, assign
 TWO_CORES = Resources((Node(2),))
 
 
-def assignment(task: str, rows: int = 1, layers: tuple[int, int] = (6, 18)) -> Assignment:
+def assignment(
+    task: str, rows: int = 1, layers: tuple[int, int] = (6, 18), method: str = "lora"
+) -> Assignment:
     manifest = Manifest.model_validate(
         {
             "task": task,
@@ -21,7 +23,7 @@ def assignment(task: str, rows: int = 1, layers: tuple[int, int] = (6, 18)) -> A
             "kind": "classification",
             "labels": ["yes", "no"],
             "data": {"train": "train.jsonl", "eval": "eval.jsonl"},
-            "adapter": {"layers": list(layers)},
+            "adapter": {"layers": list(layers), "method": method},
         }
     )
     train = [Row({"text": "a few words of text"}, "yes", "train.jsonl", line) for line in range(rows)]
@@ -29,8 +31,12 @@ def assignment(task: str, rows: int = 1, layers: tuple[int, int] = (6, 18)) -> A
 
 
 fleets = st.lists(
-    st.tuples(st.integers(0, 30), st.sampled_from([(0, 18), (6, 18), (9, 18)])), min_size=1, max_size=24
-).map(lambda tasks: [assignment(f"task-{i}", rows, layers) for i, (rows, layers) in enumerate(tasks)])
+    st.tuples(
+        st.integers(0, 30), st.sampled_from([(0, 18), (6, 18), (9, 18)]), st.sampled_from(["lora", "full"])
+    ),
+    min_size=1,
+    max_size=24,
+).map(lambda tasks: [assignment(f"task-{i}", *task) for i, task in enumerate(tasks)])
 machines = st.lists(
     st.tuples(st.integers(1, 32), st.integers(0, 4)).map(lambda n: Node(*map(float, n))),
     min_size=1,
@@ -54,6 +60,8 @@ def test_every_assignment_is_planned_once_and_fits_a_machine(
         assert 1 <= cohort.threads <= max(cohort.cpus, 1)
         assert len(cohort.assignments) <= (COHORT_TASKS if cohort.gpus else 1)
         assert len({a.manifest["adapter"]["layers"][0] for a in cohort.assignments}) == 1
+        if any(a.manifest["adapter"]["method"] == "full" for a in cohort.assignments):
+            assert len(cohort.assignments) == 1
     if workers is None:
         running = planned.cohorts[: planned.workers]
         assert sum(c.gpus for c in running) <= sum(node.gpus for node in resources.nodes)
@@ -66,6 +74,11 @@ def test_two_cores_train_one_task_at_a_time_with_both() -> None:
     planned = plan([assignment("short", 2), assignment("long", 9)], TWO_CORES)
     assert (names(planned), planned.workers) == (["long", "short"], 1)
     assert {(c.cpus, c.threads, c.gpus) for c in planned.cohorts} == {(2.0, 2, 0.0)}
+
+
+def test_a_full_training_takes_longer_than_the_same_rows_for_lora() -> None:
+    tasks = [assignment("low", 5), assignment("whole", 4, method="full")]
+    assert names(plan(tasks, TWO_CORES)) == ["whole", "low"]
 
 
 def test_two_workers_share_two_cores() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fleet.data.rows import Row
-from fleet.engine.specs import LabelSpec, SchemaSpec, TaskSpec, TextSpec
+from fleet.engine.specs import FullSpec, LabelSpec, SchemaSpec, TaskSpec, TextSpec
 from fleet.manifest import Manifest
 from fleet.recipe import examples, task_spec
 
@@ -28,6 +28,12 @@ def test_untouched_fields_have_the_engine_s_own_defaults() -> None:
     plain = TaskSpec(made.name, made.prompt, made.constraint, made.metric)
     assert made == plain
     assert made.prompt.suffix == "\n\nOrder late:"
+
+
+def test_full_is_its_layers_and_a_smaller_step() -> None:
+    made = spec(kind="classification", labels=["a", "b"], adapter={"method": "full", "layers": [9, 18]})
+    assert made.adapter == FullSpec((9, 18))
+    assert made.train.learning_rate == 5e-5
 
 
 def test_rows_become_examples_in_order() -> None:

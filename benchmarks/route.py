@@ -1,0 +1,176 @@
+"""What routing costs: on the trunk's states that the expert goes on from, or with the job encoded apart.
+
+Jobs of the starter classification tasks (evaluation inputs), each answered by its own task's expert from
+the text to the label, in batches of 1, 8 and 32:
+
+- task named: nobody routes; what a job costs without a router;
+- shared trunk: the router reads means of the trunk's states, the expert goes on from the same states;
+- encoded apart: the router encodes the job for itself, with the same layers, and the expert begins anew:
+  what a router in front of the experts costs at the least.
+
+A label costs an expert one pass, the least that any kind of task does: the shares are the largest there
+are. What routing costs is the difference to a named task, the noise of two readings included; the
+decision's own arithmetic is timed by itself. The router is fitted on a part of all seven starter tasks'
+training inputs; it decides, and the job still goes to its own task, so that all three contenders do the
+same work behind it. Experts have random adapters: what they say does not matter here. How often the router
+is right is in ``route_starter``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from benchmarks.bench import Report, Run, bench_base, interleave
+from benchmarks.route_starter import read
+from benchmarks.training.course import LORA, ROOT, TINY_LORA
+from fleet.engine.adapters import AdapterBank
+from fleet.engine.base import Base, load_base
+from fleet.engine.constraint import ConstraintCompiler
+from fleet.engine.decode import Request, Scheduler
+from fleet.engine.prompt import Renderer
+from fleet.engine.specs import LabelSpec, LoraSpec, TaskSpec
+from fleet.engine.trunk import run_trunk
+from fleet.project import Project
+from fleet.recipe import task_spec
+from fleet.routing.fit import RouterTask, fit_router
+from fleet.routing.head import Router
+
+NAMED, SHARED, APART = "task named", "shared trunk", "encoded apart"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    batches: tuple[int, ...] = (1, 8, 32)
+    least: int = 16
+    """Jobs of one reading, at least."""
+    rows: int = 128
+    """Training inputs of each task that the router is fitted on."""
+    repetitions: int = 5
+    lora: LoraSpec = field(default_factory=lambda: LORA)
+
+
+SMOKE = Size((1, 2), 2, 20, 1, TINY_LORA)
+
+
+def main(argv: Sequence[str] = ()) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--smoke", action="store_true", help="a tiny base and few rows: does it run?")
+    smoke = parser.parse_args(argv).smoke
+    size = SMOKE if smoke else Size()
+    report = Report("route", "Routing, and its share of a job's time", smoke=smoke)
+    with bench_base(smoke) as folder:
+        base = load_base(folder)
+        tasks, evaluation = read(Project.find(ROOT))
+        router = fit_router(base, [_cut(task, size.rows) for task in tasks], depth=size.lora.layers[0])
+        desk = Desk(base, router, size.lora, evaluation)
+        for batch in size.batches:
+            jobs = desk.jobs(max(batch, size.least))
+            calls = {
+                NAMED: partial(desk.answer, jobs, batch, route=False),
+                SHARED: partial(desk.answer, jobs, batch, route=True),
+                APART: partial(desk.answer, jobs, batch, route=True, apart=True),
+            }
+            _add(report, batch, len(jobs), interleave(calls, size.repetitions))
+    report.finish()
+
+
+def _add(report: Report, batch: int, jobs: int, runs: dict[str, list[Run[float]]]) -> None:
+    seconds = {name: statistics.median(run.seconds for run in each) / jobs for name, each in runs.items()}
+    deciding = {name: statistics.median(run.result for run in each) / jobs for name, each in runs.items()}
+    for name in runs:
+        report.rows.append(
+            {
+                "jobs a batch": batch,
+                "contender": name,
+                "ms a job": seconds[name] * 1000,
+                "ms more than named": (seconds[name] - seconds[NAMED]) * 1000,
+                "share of the job": 1 - seconds[NAMED] / seconds[name],
+                "ms deciding": deciding[name] * 1000,
+            }
+        )
+    size = f"batches of {batch}"
+    report.ratios[f"{size}: ms a job, encoded apart / shared trunk"] = seconds[APART] / seconds[SHARED]
+    report.ratios[f"{size}: deciding / all of the job, shared trunk"] = deciding[SHARED] / seconds[SHARED]
+
+
+def _cut(task: RouterTask, rows: int) -> RouterTask:
+    return RouterTask(
+        task.name, task.texts[:rows], task.examples, f"{task.data_digest}/{rows}", task.sources[:rows]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A job that is for the expert in a slot of the bank."""
+
+    text: str
+    slot: int
+
+
+class Desk:
+    """Routes and answers jobs of the starter tasks that have labels."""
+
+    def __init__(self, base: Base, router: Router, lora: LoraSpec, evaluation: dict[str, list[str]]) -> None:
+        self._base = base
+        self._router = router
+        self._depth = lora.layers[0]
+        self._renderer = Renderer.of(base.tokenizer)
+        self._compiler = ConstraintCompiler(base.tokenizer)
+        specs = [task_spec(manifest) for manifest in Project.find(ROOT).tasks().values()]
+        self._specs: list[TaskSpec] = [spec for spec in specs if isinstance(spec.constraint, LabelSpec)]
+        self._texts = [evaluation[spec.name] for spec in self._specs]
+        config = base.model.config
+        self._bank = AdapterBank(config, len(self._specs), lora.rank, lora.layers, dtype=base.model.dtype)
+        for slot in range(len(self._specs)):
+            self._bank.initialise(slot, lora, slot)
+
+    def jobs(self, count: int) -> list[Asked]:
+        """Of each task in turn."""
+        turns = [divmod(number, len(self._specs)) for number in range(count)]
+        return [Asked(self._texts[slot][place], slot) for place, slot in turns]
+
+    def answer(self, jobs: Sequence[Asked], batch: int, *, route: bool, apart: bool = False) -> float:
+        """Answer the jobs, so many at a time; the seconds that the router's own arithmetic took."""
+        deciding = 0.0
+        for start in range(0, len(jobs), batch):
+            asked = jobs[start : start + batch]
+            ids = [self._renderer.job_ids(job.text) for job in asked]
+            model = self._base.model
+            states = run_trunk(model, self._depth, ids, taps=self._router.taps if route else ())
+            if route:
+                started = time.perf_counter()
+                self._router.decide([state.means for state in states])
+                deciding += time.perf_counter() - started
+            if apart:
+                states = run_trunk(model, self._depth, ids)
+            requests = []
+            for number, (job, state) in enumerate(zip(asked, states, strict=True)):
+                spec = self._specs[job.slot]
+                requests.append(
+                    Request(
+                        job_id=str(number),
+                        state=state,
+                        suffix=tuple(self._renderer.suffix_ids(spec.prompt.suffix)),
+                        constraint=self._compiler.start(spec.constraint, job.text),
+                        slot=job.slot,
+                        max_output_tokens=spec.max_output_tokens,
+                        first_layer=self._depth,
+                    )
+                )
+            for completion in Scheduler(model, self._bank, self._depth, max_rows=batch).run(requests):
+                if completion.error or completion.fault:
+                    raise RuntimeError(completion.error or completion.fault)
+        return deciding
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])

@@ -1,0 +1,114 @@
+"""What 4-bit decoding weights cost in quality and gain in speed, on the champions of a trained fleet.
+
+Every champion answers its evaluation rows twice, with bf16 weights and with ``--weights int4`` (all tokens
+of an answer but the first from 4-bit weights); free text is judged by perplexity, with all its tokens
+computed from 4 bits. Values have 95 % bootstrap intervals; ``same`` is the share of equal answers. Both
+ways answer the same rows in turn, ``--rows`` at most.
+
+    python -m benchmarks.weights [--root PROJECT] [--rows N]      after make run
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import Report, interleave, median_seconds
+from fleet.data.rows import load_task_rows
+from fleet.engine.adapters import AdapterBank
+from fleet.engine.base import Base
+from fleet.engine.constraint import ConstraintCompiler
+from fleet.engine.decode import Completion
+from fleet.engine.evaluate import Measured, answer_examples, measure, measure_perplexity, row_losses
+from fleet.engine.expert import check_fits, read_expert
+from fleet.engine.gemma import Gemma
+from fleet.engine.specs import Example, TaskSpec
+from fleet.errors import FleetError
+from fleet.manifest import Manifest
+from fleet.project import Project
+from fleet.recipe import examples, task_spec
+from fleet.registry.store import ROUTER
+from fleet.stores import open_base, open_registry
+
+BF16, INT4 = "bf16", "int4"
+
+
+def main(argv: Sequence[str] = ()) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", type=Path, default=Path(__file__).parent.parent)
+    parser.add_argument("--rows", type=int, default=60, help="evaluation rows of a task, at most")
+    arguments = parser.parse_args(argv)
+    report = Report("weights", "decoding weights on the champions' evaluation rows")
+    try:
+        project = Project.find(arguments.root)
+        registry = open_registry(project)
+        champions = {task: info for task, info in registry.champions().items() if task != ROUTER}
+    except FleetError as error:
+        champions = {}
+        report.notes.append(f"skipped: {error}")
+    if not champions:
+        report.notes.append("skipped: the fleet has no champions yet (make run)")
+        report.finish()
+        return
+    base = open_base(project)
+    light = base.model.int4()
+    for task, info in sorted(champions.items()):
+        with tempfile.TemporaryDirectory() as place:
+            adapter, card = read_expert(registry.fetch(info, Path(place)), digest=info.digest)
+        spec = task_spec(Manifest.model_validate(dict(card.manifest)))
+        check_fits(base, spec, card)
+        rows = examples(load_task_rows(project.root, project.tasks()[task]).eval)[: arguments.rows]
+        report.rows += compared(base, light, AdapterBank.alone(base.model, adapter), spec, rows)
+    for bf16, int4 in zip(report.rows[::2], report.rows[1::2], strict=True):
+        report.ratios[f"{bf16['task']}: jobs/s, int4 to bf16"] = int4["jobs/s"] / bf16["jobs/s"]
+    report.finish()
+
+
+def compared(
+    base: Base, light: Gemma, bank: AdapterBank, spec: TaskSpec, rows: Sequence[Example]
+) -> list[dict[str, Any]]:
+    """One table row for each kind of weights."""
+    compiler = ConstraintCompiler(base.tokenizer)
+
+    def answer(decoder: Gemma | None) -> list[Completion]:
+        return answer_examples(base, bank, 0, spec, rows, compiler, decoder=decoder)
+
+    runs = interleave({BF16: lambda: answer(None), INT4: lambda: answer(light)}, 1, warmups=0)
+    given = {name: [completion.value for completion in run[0].result] for name, run in runs.items()}
+    same = sum(a == b for a, b in zip(given[BF16], given[INT4], strict=True)) / len(rows)
+    table = []
+    for name, values in given.items():
+        measured = scored(base if name == BF16 else replace(base, model=light), bank, spec, rows, values)
+        table.append(
+            {
+                "task": spec.name,
+                "weights": name,
+                "metric": spec.metric,
+                "value": measured.value,
+                "low": measured.low,
+                "high": measured.high,
+                "same": None if name == BF16 else same,
+                "jobs/s": len(rows) / median_seconds(runs[name]),
+            }
+        )
+    return table
+
+
+def scored(
+    base: Base, bank: AdapterBank, spec: TaskSpec, rows: Sequence[Example], given: Sequence[Any]
+) -> Measured:
+    if spec.metric == "perplexity":
+        return measure_perplexity(*row_losses(base, bank, 0, spec, rows))
+    return measure(spec.metric, [row.output for row in rows], given)
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])
