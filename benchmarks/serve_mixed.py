@@ -54,7 +54,8 @@ CLIENTS = {"classification": 32, "extraction": 32, "mix": 32, "text": 8, "stream
 EXPERTS = (1, 4, 16, 64, 256, 1000)
 
 DIFFERENT = {"classification": 0.06, "extraction": 0.06, "text": 0.5}
-"""Share of the answers that may differ from a peer's on the same weights."""
+"""Share of the answers that may differ from a peer's on the same weights in bf16; PEFT's were found to differ
+on 0.01, 0.00 and 0.38 (of texts, within the first 16 tokens: an untrained base has many near ties)."""
 
 AIMS = {
     ("classification", "peft-mixed"): 4.0,

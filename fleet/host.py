@@ -21,10 +21,11 @@ from fleet.engine.body import Body
 from fleet.engine.constraint import ConstraintCompiler
 from fleet.engine.decode import Completion, Request, Scheduler
 from fleet.engine.expert import ExpertCard, check_fits, read_expert, self_check
+from fleet.engine.gemma import Gemma
 from fleet.engine.prompt import Renderer, render_job
 from fleet.engine.specs import PromptSpec, TaskSpec, TextSpec
 from fleet.engine.trunk import TrunkState, run_trunk
-from fleet.errors import ArtifactError, FleetError, JobError, RegistryError, suggest
+from fleet.errors import ArtifactError, FleetError, InputError, JobError, RegistryError, suggest
 from fleet.job import Answer, Job, Receipt, Result, Weights
 from fleet.manifest import Manifest
 from fleet.project import Project
@@ -108,7 +109,7 @@ class Host:
     ) -> None:
         self.base = base
         self.weights: Weights = weights
-        self._decoder = base.model.int4() if weights == "int4" else None
+        self._decoder = _lighter(base) if weights == "int4" else None
         self.champions = dict(champions)
         self.router = router
         self.router_version = router_version
@@ -126,9 +127,11 @@ class Host:
     def open(cls, project: Project, *, weights: Weights = "bf16") -> Host:
         """The project's champions and router as they are now.
 
-        With ``int4`` all tokens of an answer but the first are computed from weights of 4 bits.
+        With ``int4`` all passes of an answer but the first, and all products with the whole head, take
+        weights of 4 bits.
 
-        Raises ``RegistryError`` when there is no champion at all.
+        Raises ``RegistryError`` when there is no champion at all, ``InputError`` when this base or device
+        has no weights of 4 bits.
         """
         registry = open_registry(project)
         champions = registry.champions()
@@ -234,14 +237,7 @@ class Host:
                     a.tasks = decision.tasks[:top]
 
     def _complete(self, going: Sequence[_Asked], clock: _Clock) -> None:
-        experts: dict[str, _Expert] = {}
-        for task in sorted({task for a in going for task in a.tasks} - self.quarantined.keys()):
-            try:
-                experts[task] = self._expert(task)
-            except Exception as error:  # whatever an artifact holds, only its own jobs may suffer
-                reason = str(error) if isinstance(error, FleetError) else f"{type(error).__name__}: {error}"
-                self.quarantined[task] = reason
-                log.error("%s is quarantined: %s", task, reason)
+        experts = self._load(sorted({task for a in going for task in a.tasks}))
         clock.lap("load")
         requests: list[Request] = []
         origin: list[tuple[_Asked, _Expert, int]] = []
@@ -256,7 +252,8 @@ class Host:
                     a.failed[task] = _Failure(str(error), bad_job=True)
                     continue
                 except ValueError as error:  # a constraint that this release does not know
-                    self.quarantined[task] = str(error)
+                    # Its place stays taken: jobs that were asked before may be about to run.
+                    self._quarantine(task, str(error))
                     a.failed[task] = _Failure(f"{task} is quarantined: {error}")
                     continue
                 requests.append(request)
@@ -266,7 +263,7 @@ class Host:
         for (a, expert, tokens), completion in zip(origin, completions, strict=True):
             task = expert.info.task
             if completion.error:
-                self.quarantined[task] = completion.error
+                self._quarantine(task, completion.error)
                 if self._experts.pop(task, None) is not None and self._bank is not None:
                     self._bank.clear(expert.slot)
                 a.failed[task] = _Failure(f"{task} is quarantined: {completion.error}")
@@ -274,6 +271,24 @@ class Host:
                 a.failed[task] = _Failure(f"{task}: {completion.fault}")
             else:
                 a.answers.append(self._receive(a, expert, completion, tokens, clock))
+
+    def _load(self, tasks: Sequence[str]) -> dict[str, _Expert]:
+        """Those of the tasks' experts that may answer; the others are quarantined."""
+        experts: dict[str, _Expert] = {}
+        for task in tasks:
+            if task in self.quarantined:
+                continue
+            try:
+                experts[task] = self._expert(task)
+            except FleetError as error:
+                self._quarantine(task, str(error))
+            except Exception as error:  # whatever an artifact holds, only its own jobs may suffer
+                self._quarantine(task, f"{type(error).__name__}: {error}")
+        return experts
+
+    def _quarantine(self, task: str, reason: str) -> None:
+        self.quarantined[task] = reason
+        log.error("%s is quarantined: %s", task, reason)
 
     def _request(self, a: _Asked, expert: _Expert, number: int) -> Request:
         spec = expert.spec
@@ -347,7 +362,7 @@ class Host:
         bank.load(slot, adapter)
         try:
             self_check(self.base, bank, slot, spec, card)
-        except FleetError:
+        except Exception:
             bank.clear(slot)
             raise
         expert = self._experts[task] = _Expert(info, spec, card, adapter, slot)
@@ -379,6 +394,13 @@ class Host:
             grown.load(expert.slot, expert.adapter)
         self._bank = grown
         return grown, next(slot for slot in range(grown.slots) if not grown.holds(slot))
+
+
+def _lighter(base: Base) -> Gemma:
+    try:
+        return base.model.int4()
+    except ValueError as error:
+        raise InputError(f"--weights int4: {error}; use bf16") from error
 
 
 class _Clock:

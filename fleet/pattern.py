@@ -15,7 +15,7 @@ from functools import lru_cache
 from re import _parser  # type: ignore[attr-defined]  # private, but no second reading of the same syntax
 from typing import Any
 
-__all__ = ["Chain", "Characters", "Choice", "Node", "PatternError", "Repeat", "length", "read_pattern"]
+__all__ = ["Branch", "Chain", "Characters", "Node", "PatternError", "Repeat", "length", "read_pattern"]
 
 MAX_CHARACTERS = 5000
 """Characters of a pattern with its repeats written out."""
@@ -42,7 +42,7 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Branch:
     """One of the options."""
 
     options: tuple[Node, ...]
@@ -57,7 +57,7 @@ class Repeat:
     most: int | None
 
 
-Node = Characters | Chain | Choice | Repeat
+Node = Characters | Chain | Branch | Repeat
 
 ANYTHING = Repeat(Characters(((0, 0x10FFFF),)), 0, None)
 _BEGINNINGS = (_parser.AT_BEGINNING, _parser.AT_BEGINNING_STRING)
@@ -82,13 +82,12 @@ def read_pattern(pattern: str) -> Node:
             warnings.simplefilter("error", FutureWarning)
             parsed = _parser.parse(pattern)
             re.compile(pattern)  # some rules are only checked here
+        node = _Reader().chain(parsed.data, re.RegexFlag(parsed.state.flags), left=True, right=True)
+        size = _size(node)
     except FutureWarning as error:
         raise PatternError(f"a pattern that other programs read differently ({error}): escape it") from error
     except (re.error, OverflowError, RecursionError) as error:
         raise PatternError(f"a pattern that is not a regular expression ({error})") from error
-    flags = re.RegexFlag(parsed.state.flags)
-    node = _Reader().chain(parsed.data, flags, left=True, right=True)
-    size = _size(node)
     if size > MAX_CHARACTERS:
         raise PatternError(f"a pattern of more than {MAX_CHARACTERS} characters, repeats written out")
     return node
@@ -102,7 +101,7 @@ def length(node: Node) -> tuple[int, int | None]:
         case Chain(parts):
             each = [length(part) for part in parts]
             return sum(least for least, _ in each), _sum(most for _, most in each)
-        case Choice(options):
+        case Branch(options):
             each = [length(option) for option in options]
             longest = [most for _, most in each if most is not None]
             return min(least for least, _ in each), max(longest) if len(longest) == len(each) else None
@@ -144,7 +143,7 @@ class _Reader:
             _, added, taken, inner = value
             return self.chain(inner, flags & ~taken | added, left=left, right=right)
         if kind is p.BRANCH:
-            return Choice(tuple(self.chain(way, flags, left=left, right=right) for way in value[1]))
+            return Branch(tuple(self.chain(way, flags, left=left, right=right) for way in value[1]))
         if kind in (p.MAX_REPEAT, p.MIN_REPEAT):
             least, most, inner = value
             part = self.chain(inner, flags, left=False, right=False)
@@ -223,7 +222,7 @@ def _size(node: Node) -> int:
             return 1
         case Repeat(part, least, most):
             return _size(part) * max(1, least if most is None else most)
-        case Chain(parts) | Choice(parts):
+        case Chain(parts) | Branch(parts):
             return sum(map(_size, parts))
 
 

@@ -205,7 +205,9 @@ class _Workshop:
         outcomes: dict[str, TaskOutcome] = {}
         for assignment in assignments:
             try:
-                prepared[assignment.task] = _prepare(assignment, self.base.model.config.layers)
+                made = _prepare(assignment, self.base.model.config.layers)
+                self.compiler.start(made.spec.constraint)  # what it refuses should not be trained first
+                prepared[assignment.task] = made
             except Exception as error:  # one task's failure is its own
                 outcomes[assignment.task] = _failed(assignment, error)
         if prepared:

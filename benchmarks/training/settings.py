@@ -27,6 +27,9 @@ PEERS: Mapping[str, Settings] = {
     "fused attention": Settings(supervised_only=True, attention="sdpa"),
     "random order": Settings(supervised_only=True, order="random"),
     "padding-free": Settings(supervised_only=True, order="random", padding_free=True),
+    "padding-free, fused attention": Settings(
+        supervised_only=True, order="random", padding_free=True, attention="sdpa"
+    ),
     "no autocast": Settings(supervised_only=True, autocast=False),
     "checkpointing": Settings(supervised_only=True, checkpointing=True),
 }

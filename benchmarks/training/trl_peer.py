@@ -102,7 +102,8 @@ class TrlPeer:
                 per_device_train_batch_size=course.batch_rows,
                 learning_rate=train.learning_rate,
                 lr_scheduler_type="linear",
-                warmup_steps=max(1, round(course.steps * train.warmup)),
+                # Its first step has rate 0 where ours has that of the second.
+                warmup_steps=max(1, round(course.steps * train.warmup)) - 1,
                 weight_decay=train.weight_decay,
                 max_grad_norm=train.max_grad_norm,
                 seed=train.seed,

@@ -2,8 +2,9 @@
 
 A LoRA adapter (arXiv:2106.09685) adds ``scale * B A x`` to a frozen projection. The bank stacks many:
 ``A [slots, rank, in]`` and ``B [slots, out, rank]`` per layer and target. Rows of one batch are grouped
-by slot, so each adapter in use costs two matrix products per projection whatever the batch holds, and a
-slot's product is the same alone as in company. On disk a LoRA adapter is PEFT's own format.
+by slot, so each adapter in use costs two matrix products per projection whatever the batch holds; from a
+few slots on all are multiplied together (``fleet.engine.gathered``), equal to rounding. On disk a LoRA
+adapter is PEFT's own format.
 
 A slot may hold a full adapter instead (``fleet.engine.body``): its rows go through a model of their own
 above the shared layers, so they take a pass of their own (``pass_of``, ``model``).
@@ -98,7 +99,8 @@ def load_adapter(folder: Path) -> Adapter:
     """
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())
-        tensors = load_file(folder / WEIGHTS_FILE)
+        # Not mapped: what was checked must not change under a running host when the file does.
+        tensors = {name: t.clone() for name, t in load_file(folder / WEIGHTS_FILE).items()}
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
         if config.get("use_rslora") or config.get("rank_pattern") or config.get("alpha_pattern"):
             raise ValueError("rank-stabilised or per-layer ranks are not supported")

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCK_SHRINK = 0.7
-"""A row this much shorter than the longest of its block starts a new one."""
+BLOCK_SHRINK = {False: 0.7, True: 0.4}
+"""A row this much shorter than the longest of its block starts a new one. With mostly past tokens, a row
+has few queries: there the product's fixed cost counts for more."""
 BLOCK_ROWS = 4
 """Rows of a block, at least: below, a product's fixed cost is more than its padding."""
 
@@ -60,6 +61,8 @@ class Batch:
     spans: tuple[int, ...]
     """Past and new tokens per row."""
     blocks: tuple[Block, ...]
+    groups: tuple[tuple[int, ...], ...]
+    """The rows of each block."""
     order: Tensor | None
     """[M] int64: where each packed token stands among the blocks' tokens; None when they are in order."""
 
@@ -75,7 +78,8 @@ class Batch:
         within = torch.arange(len(row), device=device) - starts[row]
         positions = torch.tensor(before, dtype=torch.int64, device=device)[row] + within
         spans = tuple(a + b for a, b in zip(lengths, before, strict=True))
-        return cls(n, positions, row, spans, *_blocks(lengths, spans, starts))
+        groups = _groups(lengths, spans) if n.device.type == "cpu" else (tuple(range(len(lengths))),)
+        return cls(n, positions, row, spans, *_blocks(groups, lengths, spans, starts))
 
     @property
     def span(self) -> int:
@@ -98,7 +102,8 @@ class Batch:
         if min(lengths) < 1:
             raise ValueError("every row must keep at least one token")
         starts = torch.cumsum(n, 0) - n
-        return Batch(n, self.positions[kept], row, self.spans, *_blocks(lengths, self.spans, starts))
+        blocks = _blocks(self.groups, lengths, self.spans, starts)
+        return Batch(n, self.positions[kept], row, self.spans, *blocks)
 
     def allowed(self, block: Block, window: int | None) -> Tensor:
         """[b, n, t] bool, true where a query of the block may look at a key of its row."""
@@ -113,24 +118,31 @@ class Batch:
         return x if self.order is None else x.index_select(0, self.order)
 
 
-def _blocks(
-    lengths: Sequence[int], spans: Sequence[int], starts: Tensor
-) -> tuple[tuple[Block, ...], Tensor | None]:
-    """``Batch.blocks`` and ``Batch.order``; ``starts [B]`` is the packed index of each row's first token."""
-    device = starts.device
-    groups: list[list[int]] = [[]]
-    for row in sorted(range(len(spans)), key=lambda row: -spans[row]):
-        full = len(groups[-1]) >= BLOCK_ROWS and device.type == "cpu"
-        if full and spans[row] <= BLOCK_SHRINK * spans[groups[-1][0]]:
+def _groups(lengths: Sequence[int], spans: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Rows that share a block: rows with mostly new tokens apart from those with mostly past ones."""
+    ordered = sorted((2 * lengths[row] < span, -span, row) for row, span in enumerate(spans))
+    groups: list[list[int]] = []
+    first = (False, 0)
+    for behind, negative, row in ordered:
+        short = -negative <= BLOCK_SHRINK[behind] * first[1] and len(groups[-1]) >= BLOCK_ROWS
+        if not groups or behind != first[0] or short:
             groups.append([])
+            first = (behind, -negative)
         groups[-1].append(row)
-    blocks = tuple(_block(sorted(group), lengths, spans, starts) for group in groups)
+    return tuple(tuple(sorted(group)) for group in groups)
+
+
+def _blocks(
+    groups: tuple[tuple[int, ...], ...], lengths: Sequence[int], spans: Sequence[int], starts: Tensor
+) -> tuple[tuple[Block, ...], tuple[tuple[int, ...], ...], Tensor | None]:
+    """``Batch.blocks``, ``.groups`` and ``.order``; ``starts [B]`` is each row's first packed index."""
+    blocks = tuple(_block(group, lengths, spans, starts) for group in groups)
     if len(blocks) == 1:
-        return blocks, None
-    order = torch.empty(sum(lengths), dtype=torch.int64, device=device)
+        return blocks, groups, None
+    order = torch.empty(sum(lengths), dtype=torch.int64, device=starts.device)
     taken = torch.cat([block.flat(block.unpack.view(len(block.rows), block.width)) for block in blocks])
-    order[taken] = torch.arange(len(order), device=device)
-    return blocks, order
+    order[taken] = torch.arange(len(order), device=starts.device)
+    return blocks, groups, order
 
 
 def _block(group: Sequence[int], lengths: Sequence[int], spans: Sequence[int], starts: Tensor) -> Block:

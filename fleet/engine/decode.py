@@ -231,7 +231,7 @@ class Scheduler:
         new = [len(running.pending) for running in group]
         h = model.embed(ids)
         if not whole:
-            if fresh:
+            if fresh and depth:
                 self._cache.put(
                     [running.row for running in fresh], [running.request.state.keys for running in fresh]
                 )

@@ -95,9 +95,7 @@ def read_expert(folder: Path, *, digest: str | None = None) -> tuple[Adapter | B
 
 
 def _golden(plain: Mapping[str, Any]) -> Golden:
-    golden = Golden(
-        str(plain["job"]), tuple(map(int, plain["tokens"])), tuple(map(float, plain["logits"]))
-    )
+    golden = Golden(str(plain["job"]), tuple(map(int, plain["tokens"])), tuple(map(float, plain["logits"])))
     if len(golden.tokens) != len(golden.logits) or any(token < 0 for token in golden.tokens):
         raise ValueError("a golden prompt's tokens and logits do not belong together")
     return golden

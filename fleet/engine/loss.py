@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fleet.engine.gemma import Gemma
@@ -23,6 +24,13 @@ def head_loss(model: Gemma, h: Tensor, targets: Tensor, vocabulary: Tensor | Non
     ``vocabulary [K]``, sorted token ids that contain every target, restricts the softmax to those rows
     of the head; None is the whole vocabulary.
     """
+    if vocabulary is None and not (torch.is_grad_enabled() and h.requires_grad):
+        # Nothing to learn: the head that serves, whatever its weights are held in.
+        parts = zip(h.split(CHUNK), targets.split(CHUNK), strict=True)
+        total = torch.zeros((), device=h.device)
+        for part, wanted in parts:
+            total += F.cross_entropy(model.logits(part), wanted, reduction="sum")
+        return total
     if vocabulary is None:
         head = model.embedding
     else:

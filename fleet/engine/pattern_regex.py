@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from itertools import zip_longest
 
-from fleet.pattern import Chain, Characters, Choice, Node, Repeat, length, read_pattern
+from fleet.pattern import Branch, Chain, Characters, Node, Repeat, length, read_pattern
 
 __all__ = ["pattern_regex", "samples"]
 
@@ -36,7 +36,7 @@ def _regex(node: Node) -> str:
             return _character(node)
         case Chain(parts):
             return "".join(map(_regex, parts))
-        case Choice(options):
+        case Branch(options):
             return f"({'|'.join(map(_regex, options))})"
         case Repeat(part, least, most):
             return f"({_regex(part)}){{{least},{'' if most is None else most}}}"
@@ -88,7 +88,7 @@ def _samples(node: Node) -> list[str]:
                 for other in way[1:]
             ]
             return ["".join(shortest), *others][:MAX_SAMPLES]
-        case Choice(options):
+        case Branch(options):
             ordered = sorted(options, key=lambda option: length(option)[0])
             firsts, *rest = zip_longest(*map(_samples, ordered))
             return [text for column in (firsts, *rest) for text in column if text is not None][:MAX_SAMPLES]

@@ -258,7 +258,11 @@ class _Cohort:
         parameters = list(self.bank.parameters(member.slot).values())
         norm = torch.nn.utils.clip_grad_norm_(parameters, member.spec.train.max_grad_norm)
         if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
-            member.error = f"the loss became {loss} at step {member.state.step}; lower training.learning_rate"
+            what = "gradient" if math.isfinite(loss) else "loss"
+            member.error = (
+                f"the {what} overflowed at step {member.state.step} (loss {loss:.4g}); "
+                "lower training.learning_rate"
+            )
             self._report(member, "failed")
             return
         for group in member.optimiser.param_groups:

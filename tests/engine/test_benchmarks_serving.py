@@ -32,7 +32,6 @@ def test_a_smoke_run_measures_every_contender(tmp_path: Path, monkeypatch: pytes
     for row in report["rows"]:
         by_kind.setdefault(row["kind"], set()).add(row["contender"])
         assert row["jobs/s"] > 0
-        assert 0 < row["p50 ms"] <= row["p95 ms"] <= row["p99 ms"] <= row["worst p99"] + 1
     assert by_kind == {
         "classification": {"ours", *PEFT},
         "extraction": {"ours", "peft-mixed"},

@@ -105,3 +105,41 @@ def test_draws_follow_the_seed(model: Gemma) -> None:
     one, other = (choose(model, h, [ask(drawn, i) for i in range(30)]) for _ in range(2))
     assert [c.token for c in one] == [c.token for c in other]
     assert len({c.token for c in one}) > 5
+
+
+def drawn_from(scores: Tensor, spec: TextSpec, seeds: int) -> list[int]:
+    asks = [Ask(None, None, 1.0, spec, torch.Generator().manual_seed(seed)) for seed in range(seeds)]
+    # A model of one layer's width whose head is the identity: its logits are what it is given.
+    head = Head(len(scores))
+    return [int(c.token or 0) for c in choose(head, scores.expand(seeds, -1).contiguous(), asks)]  # type: ignore[arg-type]
+
+
+class Head:
+    """As much of a model as choosing needs, with logits of our own."""
+
+    device = "cpu"
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+
+    def logits(self, h: Tensor, rows: Tensor | None = None) -> Tensor:
+        return h if rows is None else h[:, rows]
+
+
+def test_draws_have_the_probabilities_of_the_temperature_and_stay_in_the_nucleus() -> None:
+    scores = torch.tensor([2.0, 1.0, 0.0, 0.5, -3.0])
+    spec = TextSpec(temperature=0.8)
+    counts = torch.bincount(torch.tensor(drawn_from(scores, spec, 4000)), minlength=5) / 4000
+    torch.testing.assert_close(counts, torch.softmax(scores / 0.8, -1), atol=0.03, rtol=0)
+    assert set(drawn_from(scores, TextSpec(temperature=0.8, top_p=0.7), 300)) == {0, 1}
+    assert set(drawn_from(scores, TextSpec(temperature=1e-40), 50)) == {0}
+
+
+def test_rounding_does_not_change_a_draw() -> None:
+    """Tokens that are almost alike change places in the order of their probabilities."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(400, generator=generator) * 1e-5
+    nudged = scores + torch.randn(400, generator=generator) * 1e-7
+    spec = TextSpec(temperature=1.0)
+    assert not torch.equal(scores.argsort(), nudged.argsort())
+    assert drawn_from(scores, spec, 300) == drawn_from(nudged, spec, 300)

@@ -115,3 +115,33 @@ def test_an_unknown_format_is_refused(made: Made, tmp_path: Path) -> None:
     (tmp_path / "expert.json").write_text(json.dumps({**card, "format": 99}))
     with pytest.raises(ArtifactError, match="format 99"):
         read_expert(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": 0}, "temperature is 0"),
+        ({"temperature": "warm"}, "cannot be read"),
+        ({"golden": [{"job": "x", "tokens": [1, 2], "logits": [0.5]}]}, "do not belong together"),
+        ({"golden": [{"job": "x", "tokens": [-1], "logits": [0.5]}]}, "do not belong together"),
+        ({"golden": [{"job": "x", "tokens": ["a"], "logits": [0.5]}]}, "cannot be read"),
+        ({"golden": 3}, "cannot be read"),
+        ({"surprise": 1}, "cannot be read"),
+    ],
+)
+def test_a_card_that_nobody_wrote_is_refused(
+    made: Made, change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    for file in made.folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    card = json.loads((tmp_path / "expert.json").read_text())
+    (tmp_path / "expert.json").write_text(json.dumps({**card, **change}))
+    with pytest.raises(ArtifactError, match=message):
+        read_expert(tmp_path)
+
+
+def test_golden_prompts_of_another_vocabulary_are_refused(made: Made) -> None:
+    made.bank.load(1, made.adapter)
+    golden = replace(made.card.golden[0], tokens=(10**6,), logits=(0.0,))
+    with pytest.raises(ArtifactError, match="beyond the base's"):
+        self_check(made.base, made.bank, 1, SPEC, replace(made.card, golden=(golden,)))

@@ -182,6 +182,15 @@ def test_number_ranges(number: float, bound: float) -> None:
         assert matched == inside if plain else not matched or inside
 
 
+def test_a_bound_whose_last_digits_a_double_does_not_write() -> None:
+    assert int(1e30) == 1000000000000000019884624838656
+    assert re.fullmatch(at_least(1e30), str(int(1e30)))
+    assert not re.fullmatch(at_least(1e30), str(10**30))
+    assert re.fullmatch(at_most(1e30), str(10**30))
+    assert not re.fullmatch(at_most(1e30), str(int(1e30) + 1))
+    assert re.fullmatch(at_least(10**30), str(10**30))
+
+
 @pytest.mark.parametrize("text", ["0.0", "0", "5", "5.0", "4.99", "1e-05", "5e-324"])
 def test_numbers_at_and_within_bounds(text: str) -> None:
     assert re.fullmatch(at_least(0), text)

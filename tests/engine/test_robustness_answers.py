@@ -52,7 +52,7 @@ asked = st.tuples(
 )
 
 # Drawing nested schemas is slow on a loaded machine; nothing here depends on time.
-PATIENT = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+PATIENT = settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

@@ -183,12 +183,25 @@ def test_closing_is_shortest(compiler: ConstraintCompiler) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["b+c", "abcd", r"^\d{4}-\d{2}$", "x{30}", "(foo|bar)+!", r"[A-Z]{2}\d\d", "é"]
-)
-def test_patterns_can_be_closed(compiler: ConstraintCompiler, pattern: str) -> None:
-    constraint = compiler.start(SchemaSpec({"type": "string", "pattern": pattern}))
-    constraint.close()
-    assert re.search(pattern, constraint.value())
+    "pattern",
+    [
+        "b+c", "abcd", r"^\d{4}-\d{2}$", "x{30}", "(foo|bar)+!", r"[A-Z]{2}\d\d", "é",
+        r"[\w.-]+@[\w-]+\.\w+", r"^[\w.]+@[\w.]+\.[a-z]{2,}$", r"^[\w ]+ - [\w ]+$", "^(?:ab)*$", "^a|b$",
+        "(^|x)a", r"^(\w+@\w+|\+?\d{8,12}|n/a)$", "^(cat|dog|🎉)s?(, (cat|dog|🎉)s?)*$", '^[^"a-z]{40}$',
+    ],
+)  # fmt: skip
+def test_patterns_can_be_closed_wherever_they_are_cut_off(compiler: ConstraintCompiler, pattern: str) -> None:
+    spec = SchemaSpec({"type": ["string", "null"], "pattern": pattern})
+    for limit in range(12):
+        constraint = compiler.start(spec)
+        answer_at_random(constraint, random.Random(limit), limit)
+        assert constraint.value() is None or re.search(pattern, constraint.value())
+
+
+def test_a_string_that_is_too_short_is_filled_up(compiler: ConstraintCompiler) -> None:
+    constraint = compiler.start(SchemaSpec({"type": "string", "minLength": 700, "maxLength": 701}))
+    answer_at_random(constraint, random.Random(0), 6)
+    assert len(constraint.value()) == 700
 
 
 def test_long_jobs_and_large_enums_compile(compiler: ConstraintCompiler) -> None:

@@ -165,14 +165,19 @@ def test_a_broken_task_is_a_failed_row_and_the_others_train(root: Path, ray_clus
     write_task(root, "weather", rows=56)
     broken = root / "tasks" / "broken"
     broken.mkdir()
-    (broken / "task.yaml").write_text("task: broken\nkind: classification\n")
+    (broken / "task.yaml").write_text(
+        "task: broken\ndescription: d\nkind: extraction\ndata: {train: t.jsonl, eval: e.jsonl}\n"
+        "schema: {type: object, properties: {when: {type: string, format: date}}}\n"
+    )
     try:
-        report, _ = campaign(root, ray_cluster)
+        report, watch = campaign(root, ray_cluster)
     finally:
         shutil.rmtree(broken)
     states = {row.task: row.state for row in report.rows}
     assert states == {"broken": "failed", "cooking": "unchanged", "weather": "trained"}
     assert report.failed
+    assert "schema.properties.when.format: the keyword format" in str(report.rows[0].error)
+    assert watch.tasks == ["weather"]  # nothing of it was started
     with pytest.raises(ManifestError, match="did you mean weather"):
         campaign(root, ray_cluster, ["wether"])
 
@@ -258,10 +263,12 @@ def test_a_full_expert_is_trained_and_hosted_beside_a_lora_one(root: Path, ray_c
     texts = [f"rain over the bay on day {day}, says the forecast" for day in (3, 4)]
     jobs = [Job(f"{task}-{text}", text=text, task=task) for text in texts for task in TOPICS]
     together = Host.open(project).answer(jobs)
+    # One by one the full expert comes first, and must survive the bank's growing for the other.
+    one_by_one = Host.open(project)
     for job, result in zip(jobs, together, strict=True):
         (answer,) = result.answers
         assert answer.receipt.digest == champions[str(job.task)].digest
-        (alone,) = Host.open(project).answer([job])
+        (alone,) = one_by_one.answer([job])
         assert alone.answers[0].value == answer.value
         assert alone.answers[0].confidence == pytest.approx(answer.confidence, rel=0.02)  # bf16
 

@@ -228,7 +228,8 @@ def test_an_interruption_leaves_a_checkpoint_from_which_the_next_run_goes_on(
     seen = impatient.heard[-1].step
     watch = Watch(storage)
     assert [o.error for o in train(watch, work, base)] == [None, None]
-    assert watch.first_step_after(1, "first") >= seen
+    # Its first word may be lost behind a later one: whatever is heard first lies behind the checkpoint.
+    assert next(p.step for p in watch.heard if p.task == "first") >= seen
     assert watch.attempts("second") == [1]
 
 

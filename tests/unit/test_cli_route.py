@@ -44,7 +44,11 @@ class Parrot:
         if text == "both":
             return Result(job.id, decision("clarify", tasks=("intent", "sentiment")))
         if text == "broken":
-            return Result(job.id, decision("route", "intent"), (), "intent is quarantined: damaged")
+            reason = "intent is quarantined: damaged"
+            return Result(job.id, decision("route", "intent"), (), reason, failed={"intent": reason})
+        if text == "half":
+            said = (self._say("sentiment", text),)
+            return Result(job.id, decision("route", "sentiment"), said, failed={"intent": "intent is off"})
         tasks = ("sentiment", "intent")[:top]
         return Result(job.id, decision("route", "sentiment"), tuple(self._say(task, text) for task in tasks))
 
@@ -152,6 +156,19 @@ def test_many_jobs_in_order(parrot: Parrot, arguments: list[str]) -> None:
     assert [result["decision"]["kind"] for result in results] == ["route", "abstain", "route"]
     assert results[2]["answers"][0]["task"] == "intent"
     assert results[1]["answers"] == []
+
+
+def test_an_expert_that_failed_beside_the_chosen_one_is_named_and_no_error(parrot: Parrot) -> None:
+    ran = route("half", "--top", "2")
+    assert ran.exit_code == 0
+    assert "no answer: intent is off" in ran.stdout
+    ran = route("-", "--top", "2", stdin=jsonl([{"text": "half"}, {"text": "broken"}]))
+    half, broken = click.unstyle(ran.stdout).splitlines()
+    assert half.endswith('{"said": "half"}  no answer: intent is off')
+    assert "no answer" not in broken  # the error says it
+    ran = route("-", "--json", stdin='nonsense\n{"text": "half"}\n')
+    failed = [json.loads(line)["failed"] for line in ran.stdout.splitlines()]
+    assert failed == [{}, {"intent": "intent is off"}]
 
 
 def test_a_line_that_is_no_job_is_a_result_of_its_own(parrot: Parrot) -> None:
