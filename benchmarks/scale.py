@@ -38,7 +38,7 @@ from benchmarks.bench import Report, bench_base, interleave, median_seconds, res
 from benchmarks.scaling.shelf import Shelf, drop_from_cache
 from benchmarks.scaling.store_copies import copy_models
 from benchmarks.training.course import LORA, TINY_LORA
-from fleet.engine.adapters import AdapterBank, Slots
+from fleet.engine.adapters import AdapterBank
 from fleet.engine.base import Base, load_base
 from fleet.engine.batch import Batch
 from fleet.engine.specs import LoraSpec
@@ -124,8 +124,8 @@ def fill_bank(report: Report, shelf: Shelf, slots: int, size: Size) -> None:
     _add(report, "self-check, three golden prompts", slots, checks)
     if largest:
         steps(report, shelf.base, bank, size)
-        report.ratios["load from the disk / 100 ms"] = float(np.median(cold)) / MOST_MS
-        report.aim("load from the disk / 100 ms", at_most=1.0)
+        report.ratios["load from the disk without self-check / 100 ms"] = float(np.median(cold)) / MOST_MS
+        report.aim("load from the disk without self-check / 100 ms", at_most=1.0)
 
 
 def steps(report: Report, base: Base, bank: AdapterBank, size: Size) -> None:
@@ -134,13 +134,14 @@ def steps(report: Report, base: Base, bank: AdapterBank, size: Size) -> None:
     ids = torch.randint(300, model.config.vocab, (size.jobs * size.tokens,))
 
     @torch.inference_mode()
-    def step(adapters: Slots) -> None:
+    def step(slots: list[int]) -> None:
+        adapters = bank.select(slots, batch, dtype=model.dtype)
         model.run(model.embed(ids), batch, (0, model.config.layers), adapters=adapters, keep=batch.last)
 
     calls = {}
     for spread in size.banks:
         slots = [job * spread // size.jobs for job in range(size.jobs)]
-        calls[str(spread)] = partial(step, bank.select(slots, batch, dtype=model.dtype))
+        calls[str(spread)] = partial(step, slots)
     runs = interleave(calls, size.repetitions)
     for spread in size.banks:
         taken = [run.seconds * 1000 for run in runs[str(spread)]]

@@ -158,6 +158,7 @@ def _add(
     report: Report, task: str, label: str, course: Course, runs: Sequence[Run[Trained]], value: float | None
 ) -> None:
     done = runs[-1].result
+    whole = done.examples >= course.rows  # what stopped before the end of its first epoch has none
     report.rows.append(
         {
             "task": task,
@@ -167,7 +168,7 @@ def _add(
             "steps": done.steps,
             "examples/s": 1 / _each(runs),
             "tokens/s": done.tokens / done.examples / _each(runs),
-            "1st epoch s": None if len(course.tasks) > 1 else _median("first_epoch", runs),
+            "1st epoch s": _median("first_epoch", runs) if whole and len(course.tasks) == 1 else None,
             "metric": value,
             "peak MiB": _peak(runs),
         }

@@ -1,8 +1,10 @@
 """A schema's regular expressions, read into the few shapes that a grammar can be made of.
 
-A pattern means what ``re.search`` makes of it, because that is what rows are validated with; so Python's
-own parser reads it, and each class of characters is what ``re`` finds among all there are. What a finite
-automaton cannot follow is refused by name. Standard library only; knows nothing of JSON or grammars.
+A pattern means what ``re.search`` makes of it: Python's own parser reads it, and each class of characters
+is what ``re`` finds among all there are. Two things are narrower, as in JSON Schema's own dialect: a
+digit is 0 to 9, and a final ``$`` is the very end. Rows are held against the same reading (``holds``), so
+what passes can be answered. What a finite automaton cannot follow is refused by name. Standard library
+only; knows nothing of JSON or grammars.
 """
 
 from __future__ import annotations
@@ -15,7 +17,17 @@ from functools import lru_cache
 from re import _parser  # type: ignore[attr-defined]  # private, but no second reading of the same syntax
 from typing import Any
 
-__all__ = ["Branch", "Chain", "Characters", "Node", "PatternError", "Repeat", "length", "read_pattern"]
+__all__ = [
+    "Branch",
+    "Chain",
+    "Characters",
+    "Node",
+    "PatternError",
+    "Repeat",
+    "holds",
+    "length",
+    "read_pattern",
+]
 
 MAX_CHARACTERS = 5000
 """Characters of a pattern with its repeats written out."""
@@ -63,7 +75,7 @@ ANYTHING = Repeat(Characters(((0, 0x10FFFF),)), 0, None)
 _BEGINNINGS = (_parser.AT_BEGINNING, _parser.AT_BEGINNING_STRING)
 _ENDS = (_parser.AT_END, _parser.AT_END_STRING)
 _CATEGORIES = {
-    _parser.CATEGORY_DIGIT: r"\d", _parser.CATEGORY_NOT_DIGIT: r"\D",
+    _parser.CATEGORY_DIGIT: "0-9", _parser.CATEGORY_NOT_DIGIT: r"\D",
     _parser.CATEGORY_WORD: r"\w", _parser.CATEGORY_NOT_WORD: r"\W",
     _parser.CATEGORY_SPACE: r"\s", _parser.CATEGORY_NOT_SPACE: r"\S",
 }  # fmt: skip
@@ -73,10 +85,7 @@ _CASE = re.IGNORECASE | re.ASCII
 
 @lru_cache(maxsize=256)
 def read_pattern(pattern: str) -> Node:
-    """The whole strings in which ``pattern`` is found. Raises PatternError for what cannot be used.
-
-    A final ``$`` is the very end: a newline behind it, which ``re`` would pass over, is not written.
-    """
+    """The whole strings in which ``pattern`` is found. Raises PatternError for what cannot be used."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)
@@ -91,6 +100,28 @@ def read_pattern(pattern: str) -> Node:
     if size > MAX_CHARACTERS:
         raise PatternError(f"a pattern of more than {MAX_CHARACTERS} characters, repeats written out")
     return node
+
+
+def holds(pattern: str, text: str) -> bool:
+    """Whether ``pattern`` is found in ``text``. Raises PatternError."""
+    return _compiled(pattern).fullmatch(text) is not None
+
+
+@lru_cache(maxsize=256)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(_expression(read_pattern(pattern)))
+
+
+def _expression(node: Node) -> str:
+    match node:
+        case Characters(ranges):
+            return "[" + "".join(f"{_spelled(a)}-{_spelled(b)}" for a, b in ranges) + "]"
+        case Chain(parts):
+            return "".join(map(_expression, parts))
+        case Branch(options):
+            return f"(?:{'|'.join(map(_expression, options))})"
+        case Repeat(part, least, most):
+            return f"(?:{_expression(part)}){{{least},{'' if most is None else most}}}"
 
 
 def length(node: Node) -> tuple[int, int | None]:
@@ -185,6 +216,8 @@ def _class(kind: Any, value: Any, flags: re.RegexFlag) -> tuple[str, re.RegexFla
     for part, content in parts:
         if part is p.NEGATE:
             text = "^"
+        elif content is p.CATEGORY_DIGIT and text.startswith("^"):
+            text += r"\d"  # narrower is the class without any digit
         elif part is p.RANGE:
             text += f"{_spelled(content[0])}-{_spelled(content[1])}"
         else:

@@ -27,7 +27,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from benchmarks.bench import peak_resident_mib
+from benchmarks.bench import forget_peak, peak_resident_mib
 from benchmarks.training.course import Course, Trained, read_lesson, token_rows
 from benchmarks.training.settings import Settings
 from fleet.engine.adapters import Adapter, load_adapter
@@ -63,6 +63,8 @@ class TrlPeer:
             trl.trainer.utils._use_triton = lambda device: True
 
     def train(self, course: Course) -> Trained:
+        self._model = None  # one model at a time, as ours
+        forget_peak()
         (name,) = course.tasks
         lesson = read_lesson(name, course.rows, course.epochs, self._lora)
         rows = token_rows(self._tokenized, lesson)

@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError, validators
 
 from fleet.data.rows import Row
 from fleet.errors import Fault
 from fleet.manifest import Manifest
+from fleet.pattern import holds
 from fleet.schema_subset import property_order, resolved, verbatim_values
 from fleet.yaml_lines import shorten
 
@@ -52,7 +53,16 @@ def _judge(manifest: Manifest) -> Callable[[Row], _Found]:
     if manifest.kind == "generation":
         return _text_faults
     schema = resolved(manifest.schema_ or {})
-    return partial(_record_faults, schema, Draft202012Validator(schema))
+    return partial(_record_faults, schema, _Validator(schema))
+
+
+def _pattern(validator: object, pattern: str, instance: object, schema: object) -> Iterator[ValidationError]:
+    if isinstance(instance, str) and not holds(pattern, instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+_Validator = validators.extend(Draft202012Validator, {"pattern": _pattern})
+"""Reads patterns as the expert's grammar does."""
 
 
 def _label_faults(labels: tuple[str, ...], row: Row) -> _Found:

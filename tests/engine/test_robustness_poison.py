@@ -92,16 +92,30 @@ def test_mates_are_as_beside_a_healthy_job_that_was_cancelled(
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_the_next_job_in_its_place_finds_it_clean(shop: Shop, value: float) -> None:
-    job: Job = (RECORD, "Anna met Bo", 0)
-    alone = shop.run([shop.request("x", *job)], max_rows=1)
+    """Beside a longer job it is padded with what its predecessor has left there."""
+    beside: Job = (TextSpec(), "long " * 40, POISONED)
+    jobs: list[Job] = [
+        (TextSpec(), "a longer way " * 4, 0),
+        beside,
+        (RECORD, "Anna met Bo", 0),
+        (LABELS, "x", 2),
+    ]
+
+    def answer_in_two_places(cancel: bool) -> list[Completion]:
+        scheduler = shop.scheduler(2)
+        for i, job in enumerate(jobs):
+            scheduler.submit(shop.request(str(i), *job, limit=40))
+        done = scheduler.step()
+        assert [completion.job_id for completion in done] == ([] if cancel else ["1"])
+        assert scheduler.cancel("1") == cancel
+        while scheduler.busy:
+            done += scheduler.step()
+        return [completion for completion in done if completion.job_id != "1"]
+
+    wanted = answer_in_two_places(cancel=True)
     for tensor in shop.bank.parameters(POISONED).values():
         tensor.fill_(value)
-    scheduler = shop.scheduler(1)
-    scheduler.submit(shop.request("bad", LABELS, "long " * 40, POISONED))
-    scheduler.submit(shop.request("x", *job))
-    bad, *after = [completion for _ in range(40) for completion in scheduler.step()]
-    assert bad.error is not None
-    assert exactly(after) == exactly(alone)
+    assert exactly(answer_in_two_places(cancel=False)) == exactly(wanted)
 
 
 def explode_at(shop: Shop, slot: int, token: int) -> None:

@@ -244,6 +244,17 @@ def test_no_training_can_get_hold_of_it(tmp_path: Path) -> None:
         Project.find(tmp_path).task("orders")
 
 
+def test_rows_are_held_against_a_pattern_as_the_grammar_reads_it(tmp_path: Path) -> None:
+    properties = {"item": {"type": "string", "pattern": "^\\d+$"}}
+    file = write(tmp_path, {"type": "object", "properties": properties})
+    rows = [{"text": "tea", "record": {"item": item}} for item in ("12", "١٢", "12\n")]
+    (file.parent / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ran = CliRunner().invoke(main, ["--root", str(tmp_path), "check", "--json"])
+    faults = [fault for fault in json.loads(ran.stdout)["faults"] if fault["file"].endswith("train.jsonl")]
+    broken = [(fault["line"], fault["field"]) for fault in faults if fault["rule"] == "schema-violation"]
+    assert broken == [(2, "record.item"), (3, "record.item")]
+
+
 def test_everything_said_to_be_supported_passes() -> None:
     schema = {
         "type": "object",
