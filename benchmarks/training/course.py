@@ -81,7 +81,7 @@ class Trainer(Protocol):
 
 
 def read_lesson(name: str, rows: int, epochs: int, lora: LoraSpec) -> Lesson:
-    """A starter task with its recipe but for the epochs and the adapter; raises ``ValueError`` if it has too few rows."""
+    """A starter task with its recipe but for epochs and adapter. Raises ``ValueError`` for too few rows."""
     project = Project.find(ROOT)
     task, _, share = name.partition("/")
     manifest = project.task(task)

@@ -61,7 +61,7 @@ def _pattern(validator: object, pattern: str, instance: object, schema: object) 
         yield ValidationError(f"{instance!r} does not match {pattern!r}")
 
 
-_Validator = validators.extend(Draft202012Validator, {"pattern": _pattern})
+_Validator = validators.extend(Draft202012Validator, {"pattern": _pattern})  # type: ignore[no-untyped-call]
 """Reads patterns as the expert's grammar does."""
 
 
