@@ -6,7 +6,7 @@ a first time that is not measured. Free text is judged by perplexity, with all t
 the head computed from 4 bits: more than serving does, so a bound. Values have 95 % bootstrap intervals;
 ``same`` is the share of equal answers. ``--rows`` evaluation rows of a task at most.
 
-    python -m benchmarks.weights [--root PROJECT] [--rows N]      after make run
+    python -m benchmarks.weights [--root PROJECT] [--rows N] [--task NAME]      after make run
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] = ()) -> None:
     )
     parser.add_argument("--root", type=Path, default=Path(__file__).parent.parent)
     parser.add_argument("--rows", type=int, default=60, help="evaluation rows of a task, at most")
+    parser.add_argument("--task", action="append", help="only this one; may be given again")
     arguments = parser.parse_args(argv)
     report = Report("weights", "decoding weights on the champions' evaluation rows")
     try:
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] = ()) -> None:
     base = open_base(project)
     light = base.model.int4()
     for task, info in sorted(champions.items()):
+        if arguments.task and task not in arguments.task:
+            continue
         with tempfile.TemporaryDirectory() as place:
             adapter, card = read_expert(registry.fetch(info, Path(place)), digest=info.digest)
         spec = task_spec(Manifest.model_validate(dict(card.manifest)))
