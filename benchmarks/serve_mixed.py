@@ -14,7 +14,7 @@ Each peer gets its best setting:
   ``adapter_names``, the labels' first tokens compared.
 - ``llama-f16``, ``-bf16``, ``-q8_0``, ``-q4_0``: llama.cpp, expert by expert, the jobs of one as parallel
   sequences: its adapters hold for a whole context.
-- ``ours-int4``: ours over 4-bit weights.
+- ``ours-int8``, ``ours-int4``: ours over 8- and 4-bit weights (``fleet route --weights``).
 
 Labels: a peer generates as many tokens as the longest label needs. Records: a peer is not constrained, and
 generates as many tokens as our answers have on average, forced ones included. The bench fails if a peer
@@ -90,21 +90,21 @@ class Entry:
 
 
 DEFAULT = (
-    Plan("classification", (16,), ("ours", *PEFT, "llama-q8_0"), 192, 3, 32),
-    Plan("extraction", (16,), ("ours", "peft-mixed"), 96, 3, 32),
-    Plan("text", (16,), ("ours", "peft-mixed"), 48, 3, 8),
+    Plan("classification", (16,), ("ours", "ours-int8", *PEFT, "llama-q8_0"), 192, 3, 32),
+    Plan("extraction", (16,), ("ours", "ours-int8", "peft-mixed"), 96, 3, 32),
+    Plan("text", (16,), (*OURS, "peft-mixed"), 48, 3, 8),
     Plan("mix", (16,), ("ours",), 96, 3, 32),
     Plan("classification", (1, 16, 256, 1000), ("ours",), 192, 3, 32),
-    Plan("stream", (1,), ("ours", "ours-int4", *LLAMA), 9, 3, 1),
+    Plan("stream", (1,), (*OURS, *LLAMA), 9, 3, 1),
 )
 FULL = (
     *(
-        Plan(kind, experts, ("ours", *PEFT, "llama-q8_0", "llama-f16"), 512, 4, CLIENTS[kind])
+        Plan(kind, experts, (*OURS, *PEFT, "llama-q8_0", "llama-f16"), 512, 4, CLIENTS[kind])
         for kind in (*KINDS, "mix")
         for experts in [(1,), (4,), (16,)]
     ),
     *(Plan(kind, EXPERTS, ("ours",), 512, 4, CLIENTS[kind]) for kind in (*KINDS, "mix")),
-    Plan("stream", (1,), ("ours", "ours-int4", *LLAMA), 32, 4, 1),
+    Plan("stream", (1,), (*OURS, *LLAMA), 32, 4, 1),
 )
 SMOKE = (
     Plan("classification", (3,), ("ours", *PEFT), 8, 2, 4),

@@ -1,10 +1,9 @@
-"""What 4-bit decoding weights cost in quality and gain in speed, on the champions of a trained fleet.
+"""What 8-bit products and 4-bit weights cost in quality and gain in speed, on a trained fleet's champions.
 
-Every champion answers its evaluation rows with bf16 weights and with ``--weights int4`` (all passes of an
-answer but the first, and all products with the whole head, from 4-bit weights), twice each in turn after
-a first time that is not measured. Free text is judged by perplexity, with all tokens, the prompt's too, and
-the head computed from 4 bits: more than serving does, so a bound. Values have 95 % bootstrap intervals;
-``same`` is the share of equal answers. ``--rows`` evaluation rows of a task at most.
+Every champion answers its evaluation rows with each of ``fleet route --weights``, twice each in turn after a
+first time that is not measured. Free text is judged by perplexity; for int4 with all tokens, the prompt's
+too, and the head computed from 4 bits: more than serving does, so a bound. Values have 95 % bootstrap
+intervals; ``same`` is the share of equal answers. ``--rows`` evaluation rows of a task at most.
 
     python -m benchmarks.weights [--root PROJECT] [--rows N] [--task NAME]      after make run
 """
@@ -13,8 +12,9 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,14 @@ from fleet.engine.constraint import ConstraintCompiler
 from fleet.engine.decode import Completion
 from fleet.engine.evaluate import Measured, answer_examples, measure, measure_perplexity, row_losses
 from fleet.engine.expert import check_fits, read_expert
-from fleet.engine.gemma import Gemma
-from fleet.engine.specs import Example, TaskSpec
+from fleet.engine.specs import WEIGHTS, Example, TaskSpec, Weights
+from fleet.engine.weights import ServedModels
 from fleet.errors import FleetError
 from fleet.manifest import Manifest
 from fleet.project import Project
 from fleet.recipe import examples, task_spec
 from fleet.registry.store import ROUTER
 from fleet.stores import open_base, open_registry
-
-BF16, INT4 = "bf16", "int4"
 
 
 def main(argv: Sequence[str] = ()) -> None:
@@ -58,7 +56,7 @@ def main(argv: Sequence[str] = ()) -> None:
         print("weights: skipped: the fleet has no champions yet (make run)")
         return
     base = open_base(project)
-    light = base.model.int4()
+    kinds = {weights: ServedModels.of(base.model, weights) for weights in WEIGHTS}
     for task, info in sorted(champions.items()):
         if arguments.task and task not in arguments.task:
             continue
@@ -67,37 +65,46 @@ def main(argv: Sequence[str] = ()) -> None:
         spec = task_spec(Manifest.model_validate(dict(card.manifest)))
         check_fits(base, spec, card)
         rows = examples(load_task_rows(project.root, project.tasks()[task]).eval)[: arguments.rows]
-        report.rows += compared(base, light, AdapterBank.alone(base.model, adapter), spec, rows)
-    for bf16, int4 in zip(report.rows[::2], report.rows[1::2], strict=True):
-        report.ratios[f"{bf16['task']}: jobs/s, int4 to bf16"] = int4["jobs/s"] / bf16["jobs/s"]
+        report.rows += compared(base, kinds, AdapterBank.alone(base.model, adapter), spec, rows)
+    exact = {row["task"]: row for row in report.rows if row["weights"] == "bf16"}
+    for row in report.rows:
+        if row["weights"] != "bf16":
+            ratio = row["jobs/s"] / exact[row["task"]]["jobs/s"]
+            report.ratios[f"{row['task']}: jobs/s, {row['weights']} to bf16"] = ratio
     report.finish()
 
 
 def compared(
-    base: Base, light: Gemma, bank: AdapterBank, spec: TaskSpec, rows: Sequence[Example]
+    base: Base,
+    kinds: Mapping[Weights, ServedModels],
+    bank: AdapterBank,
+    spec: TaskSpec,
+    rows: Sequence[Example],
 ) -> list[dict[str, Any]]:
     """One table row for each kind of weights."""
     compiler = ConstraintCompiler(base.tokenizer)
 
-    def answer(decoder: Gemma | None) -> list[Completion]:
-        return answer_examples(base, bank, 0, spec, rows, compiler, decoder=decoder)
+    def answer(models: ServedModels) -> list[Completion]:
+        read = replace(base, model=models.reader)
+        return answer_examples(read, bank, 0, spec, rows, compiler, decoder=models.decoder)
 
-    runs = interleave({BF16: lambda: answer(None), INT4: lambda: answer(light)}, 2)
+    runs = interleave({weights: partial(answer, models) for weights, models in kinds.items()}, 2)
     given = {name: [completion.value for completion in run[0].result] for name, run in runs.items()}
-    same = sum(a == b for a, b in zip(given[BF16], given[INT4], strict=True)) / len(rows)
     table = []
-    for name, values in given.items():
-        measured = scored(base if name == BF16 else replace(base, model=light), bank, spec, rows, values)
+    for weights, models in kinds.items():
+        values = given[weights]
+        measured = scored(replace(base, model=models.decoder or models.reader), bank, spec, rows, values)
+        same = sum(a == b for a, b in zip(given["bf16"], values, strict=True)) / len(rows)
         table.append(
             {
                 "task": spec.name,
-                "weights": name,
+                "weights": weights,
                 "metric": spec.metric,
                 "value": measured.value,
                 "low": measured.low,
                 "high": measured.high,
-                "same": None if name == BF16 else same,
-                "jobs/s": len(rows) / median_seconds(runs[name]),
+                "same": same,
+                "jobs/s": len(rows) / median_seconds(runs[weights]),
             }
         )
     return table

@@ -21,12 +21,12 @@ from fleet.engine.body import Body
 from fleet.engine.constraint import ConstraintCompiler
 from fleet.engine.decode import Completion, Request, Scheduler
 from fleet.engine.expert import ExpertCard, check_fits, read_expert, self_check
-from fleet.engine.gemma import Gemma
 from fleet.engine.prompt import Renderer, render_job
-from fleet.engine.specs import PromptSpec, TaskSpec, TextSpec
+from fleet.engine.specs import PromptSpec, TaskSpec, TextSpec, Weights
 from fleet.engine.trunk import TrunkState, run_trunk
+from fleet.engine.weights import ServedModels
 from fleet.errors import ArtifactError, FleetError, InputError, JobError, RegistryError, suggest
-from fleet.job import Answer, Job, Receipt, Result, Weights
+from fleet.job import Answer, Job, Receipt, Result
 from fleet.manifest import Manifest
 from fleet.project import Project
 from fleet.recipe import task_spec
@@ -109,7 +109,7 @@ class Host:
     ) -> None:
         self.base = base
         self.weights: Weights = weights
-        self._decoder = _lighter(base) if weights == "int4" else None
+        self._models = _served(base, weights)
         self.champions = dict(champions)
         self.router = router
         self.router_version = router_version
@@ -127,11 +127,10 @@ class Host:
     def open(cls, project: Project, *, weights: Weights = "bf16") -> Host:
         """The project's champions and router as they are now.
 
-        With ``int4`` all passes of an answer but the first, and all products with the whole head, take
-        weights of 4 bits.
+        Experts are checked with the base's own weights, whichever ``weights`` answer.
 
         Raises ``RegistryError`` when there is no champion at all, ``InputError`` when this base or device
-        has no weights of 4 bits.
+        has no such weights.
         """
         registry = open_registry(project)
         champions = registry.champions()
@@ -180,7 +179,7 @@ class Host:
         asked = self._ask(job)
         if asked.error:
             raise JobError(asked.error)
-        (state,) = run_trunk(self.base.model, self._depth, [asked.ids], taps=self.router.taps)
+        (state,) = run_trunk(self._models.reader, self._depth, [asked.ids], taps=self.router.taps)
         return explain(self.router, state.means, neighbours=neighbours)
 
     def _answer_batch(self, jobs: Sequence[Job], top: int) -> list[Result]:
@@ -188,9 +187,8 @@ class Host:
         clock = _Clock()
         going = [a for a in asked if a.error is None]
         taps = () if self.router is None else self.router.taps
-        for a, state in zip(
-            going, run_trunk(self.base.model, self._depth, [a.ids for a in going], taps=taps), strict=True
-        ):
+        ids = [a.ids for a in going]
+        for a, state in zip(going, run_trunk(self._models.reader, self._depth, ids, taps=taps), strict=True):
             a.state = state
         clock.lap("trunk")
         self._decide(going, top)
@@ -258,7 +256,8 @@ class Host:
                     continue
                 requests.append(request)
                 origin.append((a, experts[task], len(request.state.ids)))
-        completions = Scheduler(self.base.model, self._bank, self._depth, decoder=self._decoder).run(requests)
+        scheduler = Scheduler(self._models.reader, self._bank, self._depth, decoder=self._models.decoder)
+        completions = scheduler.run(requests)
         clock.lap("expert")
         for (a, expert, tokens), completion in zip(origin, completions, strict=True):
             task = expert.info.task
@@ -301,7 +300,7 @@ class Host:
         assert state is not None
         if text != a.text:
             ids = self._renderer.job_ids(text)
-            (state,) = run_trunk(self.base.model, self._depth, [ids])
+            (state,) = run_trunk(self._models.reader, self._depth, [ids])
         if len(state.ids) > spec.max_input_tokens:
             raise JobError(
                 f"the job has {len(state.ids)} tokens, {spec.name} takes {spec.max_input_tokens}: "
@@ -396,11 +395,11 @@ class Host:
         return grown, next(slot for slot in range(grown.slots) if not grown.holds(slot))
 
 
-def _lighter(base: Base) -> Gemma:
+def _served(base: Base, weights: Weights) -> ServedModels:
     try:
-        return base.model.int4()
+        return ServedModels.of(base.model, weights)
     except ValueError as error:
-        raise InputError(f"--weights int4: {error}; use bf16") from error
+        raise InputError(f"--weights {weights}: {error}; use bf16") from error
 
 
 class _Clock:

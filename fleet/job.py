@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from fleet.engine.specs import Weights
 from fleet.errors import JobError
 from fleet.routing.decision import Decision
-
-Weights = Literal["bf16", "int4"]
-"""What an answer's tokens are decoded with: the base's own weights, or the same in 4 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ class Receipt:
     input_tokens: int
     output_tokens: int
     weights: Weights
-    """What the base's weights were held in while the answer was decoded."""
+    """What the base's weights were multiplied as."""
     milliseconds: Mapping[str, float]
     """By stage, of the batch that the job travelled in."""
 

@@ -32,11 +32,11 @@ from benchmarks.serving.workload import LABELS, WORK, Job
 from fleet.engine.adapters import AdapterBank
 from fleet.engine.base import Base, load_base
 from fleet.engine.constraint import ConstraintCompiler
-from fleet.engine.gemma import Gemma
 from fleet.engine.prompt import Renderer
-from fleet.engine.specs import LoraSpec, TextSpec
+from fleet.engine.specs import WEIGHTS, LoraSpec, TextSpec
+from fleet.engine.weights import ServedModels
 
-OURS = ("ours", "ours-int4")
+OURS = ("ours", "ours-int8", "ours-int4")
 PEFT = ("peft-mixed", "peft-each", "peft-score")
 LLAMA = tuple(f"llama-{precision}" for precision in FILE_TYPES)
 NAMES = (*OURS, *PEFT, *LLAMA)
@@ -76,15 +76,18 @@ class Contenders:
         """Tokens that a peer generates at most."""
         self.limits["classification"] = max(map(len, labels))
         self._llamas: dict[str, Llama] = {}
+        self._served: dict[str, ServedModels] = {}
 
     @cached_property
     def base(self) -> Base:
         return load_base(self.setup.base, dtype=self.setup.dtype)
 
-    @cached_property
-    def decoder(self) -> Gemma:
-        """Our 4-bit weights."""
-        return self.base.model.int4()
+    def served(self, name: str) -> ServedModels:
+        """Our models for a contender's weights."""
+        if name not in self._served:
+            weights = next((weights for weights in WEIGHTS if name.endswith(weights)), "bf16")
+            self._served[name] = ServedModels.of(self.base.model, weights)
+        return self._served[name]
 
     @cached_property
     def compiler(self) -> ConstraintCompiler:
@@ -133,13 +136,12 @@ class Contenders:
         """A contender that is ready; its batch size is the one that serves the calibration jobs soonest."""
         if name in OURS:
             return Ours(
-                self.base,
+                self.served(name),
                 self.bank,
                 self.setup.lora,
                 self.compiler,
                 depth=self.setup.depth,
                 clients=clients,
-                decoder=self.decoder if name == "ours-int4" else None,
             )
         if name == "peft-each":
             return StaticBatches(

@@ -8,12 +8,11 @@ from typing import Any
 from benchmarks.serving.clients import Answered
 from benchmarks.serving.workload import WORK, Job
 from fleet.engine.adapters import AdapterBank
-from fleet.engine.base import Base
 from fleet.engine.constraint import Constraint, ConstraintCompiler
 from fleet.engine.decode import Completion, Request, Scheduler
-from fleet.engine.gemma import Gemma
 from fleet.engine.specs import LoraSpec, TextSpec
 from fleet.engine.trunk import run_trunk
+from fleet.engine.weights import ServedModels
 
 
 class _Recorded:
@@ -36,24 +35,23 @@ class Ours:
 
     def __init__(
         self,
-        base: Base,
+        models: ServedModels,
         bank: AdapterBank,
         lora: LoraSpec,
         compiler: ConstraintCompiler,
         *,
         depth: int,
         clients: int,
-        decoder: Gemma | None = None,
     ) -> None:
-        self._base = base
+        self._reader = models.reader
         self._lora = lora
         self._depth = depth
         self._compiler = compiler
-        self._scheduler = Scheduler(base.model, bank, depth, max_rows=clients, decoder=decoder)
+        self._scheduler = Scheduler(models.reader, bank, depth, max_rows=clients, decoder=models.decoder)
         self._jobs: dict[str, tuple[Job, _Recorded]] = {}
 
     def send(self, jobs: Sequence[Job]) -> None:
-        states = run_trunk(self._base.model, self._depth, [job.ids for job in jobs])
+        states = run_trunk(self._reader, self._depth, [job.ids for job in jobs])
         for job, state in zip(jobs, states, strict=True):
             work = WORK[job.kind]
             recorded = _Recorded(self._compiler.start(work.constraint, job.text))

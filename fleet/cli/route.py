@@ -16,11 +16,12 @@ from fleet.cli.invocation import INTERRUPTED, Failure, Invocation, pass_invocati
 from fleet.cli.jobs import Line, ResultFile, read_lines, result_line, some_text
 from fleet.cli.output import console, json_line, print_json
 from fleet.cli.result import result_summary, show_explained, show_result
+from fleet.engine.specs import WEIGHTS, Weights
 from fleet.errors import FleetError, InputError, suggest
 
 if TYPE_CHECKING:
     from fleet.host import Host
-    from fleet.job import Result, Weights
+    from fleet.job import Result
 
 UNDECIDED = 3
 """Exit code for a single text that the router gives to nobody."""
@@ -60,10 +61,11 @@ class Wishes:
 @click.option("--explain", is_flag=True, help="Show why: nearest training rows, runner-up, fit, thresholds.")
 @click.option(
     "--weights",
-    type=click.Choice(["bf16", "int4"]),
+    type=click.Choice(WEIGHTS),
     default="bf16",
     show_default=True,
-    help="Weights to decode with; int4 (CPU only) is faster for long free text, and less exact.",
+    help="Weights to answer with. On a CPU int8 is faster for labels, records and many jobs at a time, int4 "
+    "for long free text; both are less exact.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; JSON lines for many jobs.")
 @click.option(

@@ -26,6 +26,7 @@ from fleet.engine.batch import Batch
 from fleet.engine.cache import Cache
 from fleet.engine.elementwise import rms_norm, rotate
 from fleet.engine.int4 import Int4Matrix
+from fleet.engine.int8 import Codes, Int8Matrix
 from fleet.engine.specs import LORA_TARGETS
 
 NORMS = (
@@ -125,7 +126,7 @@ class Adapting(Protocol):
 class _Layer:
     """One layer's frozen weights, in the layout of the file: ``[out, in]``."""
 
-    projections: dict[str, Tensor | Int4Matrix]
+    projections: dict[str, Tensor | Int4Matrix | Int8Matrix]
     norms: dict[str, Tensor]
     """1 + w in fp32, as the forward uses them."""
 
@@ -195,19 +196,30 @@ class Gemma:
 
         Raises ``ValueError`` on another device than the CPU.
         """
-        snapped = copy.copy(self)
-        snapped._head = Int4Matrix.of(self.embedding)
-        snapped._layers = [
+        lighter = self._with(Int4Matrix.of)
+        lighter._head = Int4Matrix.of(self.embedding)
+        return lighter
+
+    def int8(self) -> Gemma:
+        """This model with projections of 8-bit products; embedding, norms and head are shared.
+
+        Raises ``ValueError`` on another device than the CPU.
+        """
+        return self._with(Int8Matrix.of)
+
+    def _with(self, lighten: Callable[[Tensor], Int4Matrix | Int8Matrix]) -> Gemma:
+        other = copy.copy(self)
+        other._layers = [
             _Layer(
                 projections={
-                    name: Int4Matrix.of(weight) if isinstance(weight, Tensor) else weight
+                    name: lighten(weight) if isinstance(weight, Tensor) else weight
                     for name, weight in layer.projections.items()
                 },
                 norms=layer.norms,
             )
             for layer in self._layers
         ]
-        return snapped
+        return other
 
     def own_weights(self, layers: tuple[int, int]) -> dict[str, Tensor]:
         """The weights of layers ``[first, last)`` by transformers' names; with the last one the final norm.
@@ -218,7 +230,7 @@ class Gemma:
         for index in range(*layers):
             for name, weight in self._layers[index].projections.items():
                 if not isinstance(weight, Tensor):
-                    raise ValueError("a model in 4 bits has no weights that could be trained")
+                    raise ValueError("a model in lighter weights has none that could be trained")
                 found[weight_name(index, name)] = weight
             for name, norm in self._layers[index].norms.items():
                 found[weight_name(index, name)] = norm - 1.0
@@ -328,9 +340,19 @@ class Gemma:
         weights = self._layers[index]
         cos, sin = place.rope
 
+        coded: list[tuple[Tensor, Codes]] = []
+
+        def multiply(x: Tensor, weight: Tensor | Int4Matrix | Int8Matrix) -> Tensor:
+            if isinstance(weight, Tensor):
+                return F.linear(x, weight)
+            if isinstance(weight, Int4Matrix):
+                return weight.linear(x)
+            if not coded or coded[-1][0] is not x:  # several projections take the same activations
+                coded.append((x, Codes.of(x)))
+            return weight.linear(coded[-1][1])
+
         def project(target: str, x: Tensor) -> Tensor:
-            weight = weights.projections[target]
-            y = F.linear(x, weight) if isinstance(weight, Tensor) else weight.linear(x)
+            y = multiply(x, weights.projections[target])
             return y if adapters is None else adapters.add(index, target, x, y)
 
         def norm(name: str, x: Tensor) -> Tensor:

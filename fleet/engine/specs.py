@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Metric = Literal["accuracy", "macro_f1", "span_f1", "exact_fields", "exact_match", "perplexity"]
 
@@ -154,3 +154,10 @@ class Example:
 
     fields: Mapping[str, str]
     output: Any
+
+
+Weights = Literal["bf16", "int8", "int4"]
+"""What the frozen weights are multiplied as. ``bf16``: as they are. ``int8``: 8-bit products of weights and
+activations in every pass, bf16 in the head. ``int4``: 4-bit weights in every pass of a job but the first, and
+for the whole head. An expert's own matrices, LoRA or full, stay as they are."""
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)

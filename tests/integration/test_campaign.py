@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster
 
 from fleet.campaign import CampaignReport, run_campaign
 from fleet.data.rows import load_task_rows
+from fleet.engine.specs import Weights
 from fleet.engine.testing import write_tiny_base
 from fleet.engine.train import Progress
 from fleet.errors import BaseError, DigestError, ManifestError
@@ -29,6 +30,7 @@ from fleet.storage import Storage
 from fleet.stores import artifact_cache, open_base, open_registry
 from fleet.training import TaskOutcome, assign, train_assignments
 
+LIGHTER: tuple[Weights, ...] = ("int8", "int4")
 TOPICS = {
     "weather": (["sun", "rain"], "{} over the bay on day {}, says the forecast"),
     "cooking": (["sweet", "sour"], "a {} dish with {} spoons of something in the pan"),
@@ -134,11 +136,14 @@ def test_a_fleet_from_manifests_to_answers(root: Path, ray_cluster: Cluster) -> 
     assert "did you mean cooking" in str(unknown.error)
     assert "empty" in str(empty.error)
 
-    (light,) = Host.open(Project.find(root), weights="int4").answer(
-        [Job("1", text="rain over the bay on day 7", task="weather")]
-    )
-    assert light.answers[0].receipt.weights == "int4"
     assert routed.answers[0].receipt.weights == "bf16"
+    for weights in LIGHTER:
+        light = Host.open(Project.find(root), weights=weights).answer(
+            [Job("1", text="rain over the bay on day 7"), Job("2", text="anything", task="cooking")]
+        )
+        assert [result.answers[0].receipt.weights for result in light] == [weights] * 2
+        assert light[0].decision is not None
+        assert light[0].decision.task == "weather"
 
 
 def test_changed_data_is_a_new_version_and_is_held_against_the_champion(

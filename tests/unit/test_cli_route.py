@@ -97,6 +97,7 @@ def route(*arguments: str, stdin: str | bytes = "") -> Ran:
         (["odd", "--task", "intent"], 0, ["intent", '"said": "odd"']),
         (["fine", "--top", "2"], 0, ["sentiment version 3", "intent version 3"]),
         (["fine", "--weights", "int4"], 0, ["base bbbbbbbbbbbb in int4"]),
+        (["fine", "--weights", "int8"], 0, ["base bbbbbbbbbbbb in int8"]),
         (["fine", "--explain"], 0, ["why", "fit: 0.250", "source train.jsonl:7"]),
     ],
 )
