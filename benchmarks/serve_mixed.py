@@ -218,7 +218,9 @@ def _check_answers(
         chosen = [answer for answer in mine if answer.job.kind != "text"]
         if chosen and entry.name not in ("peft-each", "peft-score"):  # the weights of peft-mixed
             prefer = contenders.prefer(entry.name)
-            shares[chosen[0].job.kind] = same_choices(chosen, prefer, contenders.compiler, expert=int)
+            for kind in sorted({answer.job.kind for answer in chosen}):
+                alike = [answer for answer in chosen if answer.job.kind == kind]
+                shares[kind] = same_choices(alike, prefer, contenders.compiler, expert=int)
             if entry.experts > 1:
                 strange = same_choices(
                     chosen, prefer, contenders.compiler, expert=lambda own, n=entry.experts: (own + 1) % n

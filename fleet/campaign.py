@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, Protocol
 
+from fleet.assignment import Assignment, TaskOutcome, assign, outcome_name
 from fleet.cluster.session import connect
 from fleet.cluster.training import train_on_cluster
 from fleet.data.lint import lint_task
@@ -27,11 +28,11 @@ from fleet.project import Project
 from fleet.recipe import examples
 from fleet.registry.lifecycle import prune
 from fleet.registry.policy import Policy
-from fleet.registry.store import Registry, VersionInfo
+from fleet.registry.store import Registry
+from fleet.registry.version import VersionInfo
 from fleet.release import VERDICT_TAG, Release, judge, register
 from fleet.router_release import refit_router
 from fleet.stores import artifact_cache, base_folder, open_base, open_policy, open_registry, open_storage
-from fleet.training import Assignment, TaskOutcome, assign, outcome_name
 
 State = Literal["trained", "unchanged", "failed"]
 Only = Literal["failed", "changed"]

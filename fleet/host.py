@@ -15,22 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fleet.engine.adapters import Adapter, AdapterBank
 from fleet.engine.base import Base
-from fleet.engine.body import Body
 from fleet.engine.constraint import ConstraintCompiler
 from fleet.engine.decode import Completion, Request, Scheduler
-from fleet.engine.expert import ExpertCard, check_fits, read_expert, self_check
 from fleet.engine.prompt import Renderer, render_job
-from fleet.engine.specs import PromptSpec, TaskSpec, TextSpec, Weights
+from fleet.engine.specs import PromptSpec, TextSpec, Weights
 from fleet.engine.trunk import TrunkState, run_trunk
 from fleet.engine.weights import ServedModels
-from fleet.errors import ArtifactError, FleetError, InputError, JobError, RegistryError, suggest
+from fleet.errors import FleetError, InputError, JobError, RegistryError, suggest
 from fleet.job import Answer, Job, Receipt, Result
-from fleet.manifest import Manifest
+from fleet.loaded import LoadedExpert, LoadedExperts
 from fleet.project import Project
-from fleet.recipe import task_spec
-from fleet.registry.store import ROUTER, Registry, VersionInfo
+from fleet.registry.store import ROUTER, Registry
+from fleet.registry.version import VersionInfo
 from fleet.routing.artifact import load_router
 from fleet.routing.decision import Decision
 from fleet.routing.explain import explain
@@ -42,15 +39,6 @@ log = logging.getLogger(__name__)
 ROUTED_TOKENS = 8192
 """Longest job that is looked at at all; an expert's own limit is usually lower."""
 BATCH_JOBS = 64
-
-
-@dataclass(slots=True)
-class _Expert:
-    info: VersionInfo
-    spec: TaskSpec
-    card: ExpertCard
-    adapter: Adapter | Body
-    slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +102,10 @@ class Host:
         self.router = router
         self.router_version = router_version
         self.router_fault = router_fault
-        self.quarantined: dict[str, str] = {}
-        self._registry = registry
         self._depth = depth
-        self._cache = cache
         self._renderer = Renderer.of(base.tokenizer)
         self._compiler = ConstraintCompiler(base.tokenizer)
-        self._experts: dict[str, _Expert] = {}
-        self._bank: AdapterBank | None = None
+        self._loaded = LoadedExperts(base, registry, self.champions, depth=depth, cache=cache)
 
     @classmethod
     def open(cls, project: Project, *, weights: Weights = "bf16") -> Host:
@@ -161,6 +145,11 @@ class Host:
             router_fault=router_fault,
             weights=weights,
         )
+
+    @property
+    def quarantined(self) -> Mapping[str, str]:
+        """Tasks whose expert must not answer, with the reason."""
+        return self._loaded.quarantined
 
     def answer(self, jobs: Sequence[Job], *, top: int = 1) -> list[Result]:
         """Route and answer jobs, in their order; a bad job is its own result's error.
@@ -235,10 +224,10 @@ class Host:
                     a.tasks = decision.tasks[:top]
 
     def _complete(self, going: Sequence[_Asked], clock: _Clock) -> None:
-        experts = self._load(sorted({task for a in going for task in a.tasks}))
+        experts = self._loaded.load(sorted({task for a in going for task in a.tasks}))
         clock.lap("load")
         requests: list[Request] = []
-        origin: list[tuple[_Asked, _Expert, int]] = []
+        origin: list[tuple[_Asked, LoadedExpert, int]] = []
         for a in going:
             for task in a.tasks:
                 if task not in experts:
@@ -251,45 +240,27 @@ class Host:
                     continue
                 except ValueError as error:  # a constraint that this release does not know
                     # Its place stays taken: jobs that were asked before may be about to run.
-                    self._quarantine(task, str(error))
+                    self._loaded.quarantine(task, str(error))
                     a.failed[task] = _Failure(f"{task} is quarantined: {error}")
                     continue
                 requests.append(request)
                 origin.append((a, experts[task], len(request.state.ids)))
-        scheduler = Scheduler(self._models.reader, self._bank, self._depth, decoder=self._models.decoder)
+        scheduler = Scheduler(
+            self._models.reader, self._loaded.bank, self._depth, decoder=self._models.decoder
+        )
         completions = scheduler.run(requests)
         clock.lap("expert")
         for (a, expert, tokens), completion in zip(origin, completions, strict=True):
             task = expert.info.task
             if completion.error:
-                self._quarantine(task, completion.error)
-                if self._experts.pop(task, None) is not None and self._bank is not None:
-                    self._bank.clear(expert.slot)
+                self._loaded.dismiss(task, completion.error)
                 a.failed[task] = _Failure(f"{task} is quarantined: {completion.error}")
             elif completion.fault:
                 a.failed[task] = _Failure(f"{task}: {completion.fault}")
             else:
                 a.answers.append(self._receive(a, expert, completion, tokens, clock))
 
-    def _load(self, tasks: Sequence[str]) -> dict[str, _Expert]:
-        """Those of the tasks' experts that may answer; the others are quarantined."""
-        experts: dict[str, _Expert] = {}
-        for task in tasks:
-            if task in self.quarantined:
-                continue
-            try:
-                experts[task] = self._expert(task)
-            except FleetError as error:
-                self._quarantine(task, str(error))
-            except Exception as error:  # whatever an artifact holds, only its own jobs may suffer
-                self._quarantine(task, f"{type(error).__name__}: {error}")
-        return experts
-
-    def _quarantine(self, task: str, reason: str) -> None:
-        self.quarantined[task] = reason
-        log.error("%s is quarantined: %s", task, reason)
-
-    def _request(self, a: _Asked, expert: _Expert, number: int) -> Request:
+    def _request(self, a: _Asked, expert: LoadedExpert, number: int) -> Request:
         spec = expert.spec
         fields = a.fields
         if len(spec.prompt.fields) == 1 and len(fields) == 1:
@@ -319,7 +290,7 @@ class Host:
         )
 
     def _receive(
-        self, a: _Asked, expert: _Expert, completion: Completion, tokens: int, clock: _Clock
+        self, a: _Asked, expert: LoadedExpert, completion: Completion, tokens: int, clock: _Clock
     ) -> Answer:
         assert a.decision is not None
         receipt = Receipt(
@@ -343,56 +314,6 @@ class Host:
             completion.truncated,
             receipt,
         )
-
-    def _expert(self, task: str) -> _Expert:
-        """The loaded, checked champion of a task. Raises ``FleetError`` when it must not answer."""
-        if task in self._experts:
-            return self._experts[task]
-        info = self.champions[task]
-        adapter, card = read_expert(self._registry.fetch(info, self._cache), digest=info.digest)
-        spec = task_spec(Manifest.model_validate(card.manifest))
-        check_fits(self.base, spec, card)
-        made = adapter.full if isinstance(adapter, Body) else adapter.lora
-        if made != spec.adapter:
-            # Its first layer decides from where on a job is computed with it.
-            raise ArtifactError(f"{task}: the adapter is {made}, its manifest says {spec.adapter}")
-        adapter.check(self.base.model.config)
-        bank, slot = self._place(adapter)
-        bank.load(slot, adapter)
-        try:
-            self_check(self.base, bank, slot, spec, card)
-        except Exception:
-            bank.clear(slot)
-            raise
-        expert = self._experts[task] = _Expert(info, spec, card, adapter, slot)
-        return expert
-
-    def _place(self, adapter: Adapter | Body) -> tuple[AdapterBank, int]:
-        """A free slot in a bank that can hold this adapter; the bank is made anew when it cannot."""
-        bank, model = self._bank, self.base.model
-        if isinstance(adapter, Body):  # any free slot will do
-            rank, first = 0, model.config.layers
-        else:
-            rank, first = adapter.lora.rank, adapter.lora.layers[0]
-        if bank is not None and rank <= bank.rank and bank.layers[0] <= first:
-            free = [slot for slot in range(bank.slots) if not bank.holds(slot)]
-            if free:
-                return bank, free[0]
-        first = min([first, self._depth, *([] if bank is None else [bank.layers[0]])])
-        rank = max([rank, *([] if bank is None else [bank.rank])])
-        grown = AdapterBank(
-            model.config,
-            # Room for more, and for the slots that are taken now, whichever they are.
-            max([4, 2 * len(self._experts), *(expert.slot + 2 for expert in self._experts.values())]),
-            rank,
-            (first, model.config.layers),
-            dtype=model.dtype,
-            device=model.device,
-        )
-        for expert in self._experts.values():
-            grown.load(expert.slot, expert.adapter)
-        self._bank = grown
-        return grown, next(slot for slot in range(grown.slots) if not grown.holds(slot))
 
 
 def _served(base: Base, weights: Weights) -> ServedModels:

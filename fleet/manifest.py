@@ -1,4 +1,4 @@
-"""What a person writes: ``task.yaml`` and ``fleet.yaml``, as pydantic models that check themselves.
+"""What a person writes of a task: ``task.yaml``, as pydantic models that check themselves.
 
 A manifest says what one task is; it does not know the engine, the rows or the other tasks. Lengths
 count tokens of the base's tokenizer, layers are half-open ``[first, last)`` ranges. The JSON schema
@@ -19,24 +19,20 @@ from pydantic_core import PydanticCustomError
 
 from fleet.declared import Declared, Problem, Section, load_declared
 from fleet.errors import ProjectError
-from fleet.schema_subset import pointer_steps, unsupported_features
+from fleet.json_pointer import pointer_steps
+from fleet.schema_subset import unsupported_features
 
 __all__ = [
-    "BUILT_IN_BASES",
-    "FleetConfig",
     "Kind",
     "Manifest",
     "Metric",
     "described_schema",
-    "load_config",
     "load_manifest",
     "manifest_schema",
     "schema_is_fresh",
     "write_schema",
 ]
 
-BUILT_IN_BASES = ("gemma-3-270m",)
-"""Names of ``fleet.engine.base.BUILT_IN``, which only a process that loads torch can ask."""
 TASK_NAME = r"^[a-z][a-z0-9-]{1,62}$"
 
 Kind = Literal["classification", "extraction", "generation"]
@@ -329,44 +325,6 @@ def _schema_problems(schema: Mapping[str, Any]) -> Iterator[Problem]:
                       ("schema",), schema.get("type"), ("schema",))  # fmt: skip
 
 
-class TrainingDefaults(Section):
-    """How training uses the machines."""
-
-    workers: int | None = Field(default=None, ge=1, le=1024)
-    """Trainings that run at once; planned from the resources if not given."""
-    threads: int | None = Field(default=None, ge=1, le=1024)
-    """Threads of one worker, a core each; 2, where there are so many, if not given."""
-    checkpoint_seconds: int = Field(default=60, ge=1)
-    """Most seconds of work that a killed training loses."""
-    max_retries: int = Field(default=3, ge=0, le=100)
-    """How often a training that lost its worker is taken up again."""
-
-
-class FleetConfig(Declared):
-    """``fleet.yaml``: what all tasks of a project share."""
-
-    stand_ins: ClassVar[Mapping[str, Any]] = {"name": "stand-in"}
-
-    name: str = Field(pattern=TASK_NAME)
-    """Name of the fleet."""
-    base: Text = "gemma-3-270m"
-    """The base model: the built-in name, a hub id, or a folder."""
-    trunk_layers: int = Field(default=6, ge=1, le=256)
-    """Layers that all experts share unchanged, computed once per job; the router reads them."""
-    storage: Text = ".fleet/storage"
-    """Where checkpoints go: a folder, or an fsspec address that all nodes reach."""
-    tracking_uri: str = ""
-    """MLflow's tracking URI; empty is a database and artifacts under .fleet/."""
-    tasks: Text = "tasks"
-    """Folder of the tasks."""
-    policy: Text = "registry/policy.yaml"
-    """The file that says when a version is promoted."""
-    telemetry: bool = False
-    """Whether Ray and MLflow may send usage reports to their makers."""
-    training: TrainingDefaults = TrainingDefaults()
-    """How training uses the machines."""
-
-
 def load_manifest(path: Path, root: Path) -> Manifest:
     """Read ``path``, a ``task.yaml`` below ``root``. Raises ManifestError with every fault and its line."""
     file, folder = _inside(path, root), path.parent.name
@@ -380,11 +338,6 @@ def load_manifest(path: Path, root: Path) -> Manifest:
     manifest = load_declared(path, file, Manifest, named_as_folder)
     manifest._folder = Path(file).parent.as_posix()
     return manifest
-
-
-def load_config(path: Path) -> FleetConfig:
-    """Read ``fleet.yaml``. Raises ManifestError with every fault and its line."""
-    return load_declared(path, path.name, FleetConfig)
 
 
 def described_schema(model: type[Declared]) -> dict[str, Any]:

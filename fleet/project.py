@@ -9,8 +9,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleet.config import FleetConfig, load_config
 from fleet.errors import Fault, ManifestError, ProjectError, suggest
-from fleet.manifest import FleetConfig, Manifest, load_config, load_manifest
+from fleet.manifest import Manifest, load_manifest
 
 CONFIG_FILE = "fleet.yaml"
 TASK_FILE = "task.yaml"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fleet.assignment import TaskOutcome
 from fleet.engine.adapters import AdapterBank
 from fleet.engine.base import Base
 from fleet.engine.constraint import ConstraintCompiler
@@ -25,9 +26,9 @@ from fleet.manifest import Manifest
 from fleet.recipe import task_spec
 from fleet.registry.lifecycle import settle
 from fleet.registry.policy import Case, Evidence, Policy, Verdict, decide_all
-from fleet.registry.store import Registry, RunRecord, VersionInfo
+from fleet.registry.store import Registry, RunRecord
+from fleet.registry.version import VersionInfo
 from fleet.storage import Storage
-from fleet.training import TaskOutcome
 
 log = logging.getLogger(__name__)
 

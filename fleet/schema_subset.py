@@ -21,25 +21,20 @@ anywhere        ``title``, ``description``, ``default``, ``examples``, ``$commen
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from fleet.json_pointer import escape, unescape
 from fleet.pattern import PatternError, length, read_pattern
 
-__all__ = [
-    "VERBATIM",
-    "pointer_steps",
-    "property_order",
-    "resolved",
-    "unsupported_features",
-    "verbatim_values",
-]
+__all__ = ["ANNOTATIONS", "VERBATIM", "is_of_type", "target", "types_of", "unsupported_features"]
 
 VERBATIM = "x-verbatim"
 
-_ANNOTATIONS = frozenset(
+ANNOTATIONS = frozenset(
     {"title", "description", "default", "examples", "$comment", "deprecated", "$schema", "$defs"}
 )
+"""Keywords that limit no value."""
 _OF_TYPE: dict[str, frozenset[str]] = {
     "string": frozenset({"minLength", "maxLength", "pattern", VERBATIM}),
     "integer": frozenset({"minimum", "maximum"}),
@@ -74,51 +69,12 @@ def unsupported_features(schema: Mapping[str, Any]) -> list[Feature]:
         return [("/$defs", "$defs that is not a mapping of names to schemas")]
     _walk(schema, "", defs, found)
     for name, node in defs.items():
-        _walk(node, f"/$defs/{_escape(str(name))}", defs, found)
+        _walk(node, f"/$defs/{escape(str(name))}", defs, found)
     if not found and _size(schema, defs, {}, (), found) > _MAX_NODES:
         found.append(("", f"more than {_MAX_NODES} parts once every $ref is followed"))
     if not found and (least := _least(schema, defs, {})) > _MAX_NODES:
         found.append(("", f"an answer of {least:,} values at least, over {_MAX_NODES:,}"))
     return list(dict.fromkeys(found))
-
-
-def pointer_steps(document: Any, pointer: str) -> tuple[str | int, ...]:
-    """The keys and list indices that a JSON pointer goes through in ``document``."""
-    steps: list[str | int] = []
-    for name in pointer.split("/")[1:]:
-        listed = isinstance(document, list)
-        steps.append(int(name) if listed else _unescape(name))
-        inside = steps[-1] in (range(len(document)) if listed else document or ())
-        document = document[steps[-1]] if inside else None
-    return tuple(steps)
-
-
-def resolved(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """``schema`` with every ``$ref`` replaced by what it names and every object closed.
-
-    Annotations are dropped. Raises ValueError naming the first unsupported feature.
-    """
-    found = unsupported_features(schema)
-    if found:
-        pointer, feature = found[0]
-        raise ValueError(f"the schema uses {feature} at {pointer or '/'}")
-    return _resolve(schema, schema.get("$defs", {}))
-
-
-def verbatim_values(schema: Mapping[str, Any], value: Any) -> Iterator[tuple[str, str]]:
-    """(JSON pointer, string) of each string in ``value`` that ``schema`` marks ``x-verbatim``.
-
-    ``schema`` must be supported; parts of ``value`` that do not fit it are passed over.
-    """
-    yield from _verbatim(resolved(schema), value, "")
-
-
-def property_order(schema: Mapping[str, Any], value: Any) -> Any:
-    """``value`` with the keys of every object in the order that ``schema`` lists them.
-
-    This is the order in which an expert writes them. Unknown keys keep their place at the end.
-    """
-    return _order(resolved(schema), value)
 
 
 def _walk(node: Any, at: str, defs: Mapping[str, Any], found: list[Feature]) -> None:
@@ -129,7 +85,7 @@ def _walk(node: Any, at: str, defs: Mapping[str, Any], found: list[Feature]) -> 
     if at.count("/") > 2 * _MAX_DEPTH:
         found.append((at, f"more than {_MAX_DEPTH} levels of nesting"))
         return
-    keys = {str(key) for key in node} - _ANNOTATIONS
+    keys = {str(key) for key in node} - ANNOTATIONS
     if "$defs" in node and at:
         found.append((f"{at}/$defs", "$defs that are not at the top"))
     shape = next((key for key in _SHAPES if key in keys), None)
@@ -144,9 +100,9 @@ def _walk(node: Any, at: str, defs: Mapping[str, Any], found: list[Feature]) -> 
     for key in sorted(keys - allowed):
         if key in _TYPED or key in _SHAPES:
             beside = f" beside {shape}" if shape != "type" else f" on type {_shown(node['type'])}"
-            found.append((f"{at}/{_escape(key)}", f"{key}{beside if shape else ''}"))
+            found.append((f"{at}/{escape(key)}", f"{key}{beside if shape else ''}"))
         else:
-            found.append((f"{at}/{_escape(key)}", f"the keyword {key}"))
+            found.append((f"{at}/{escape(key)}", f"the keyword {key}"))
     if shape == "$ref":
         _check_ref(node["$ref"], at, defs, found)
     elif shape == "anyOf":
@@ -162,7 +118,7 @@ def _walk(node: Any, at: str, defs: Mapping[str, Any], found: list[Feature]) -> 
 
 def _check_types(node: Mapping[str, Any], at: str, found: list[Feature]) -> set[str]:
     """Check ``type`` and the plain limits of strings and numbers; the keywords that may stand here."""
-    types = _types(node)
+    types = types_of(node)
     if not types or len(set(types)) != len(types):
         found.append((f"{at}/type", "a type that is neither a name nor a list of different names"))
         return set(_TYPED)
@@ -204,7 +160,7 @@ def _check_bounds(node: Mapping[str, Any], at: str, found: list[Feature]) -> Non
                 found.append((f"{at}/{key}", f"{key} above {_MOST[key]:,}"))
         if sound and low in node and high in node and node[low] > node[high]:
             found.append((f"{at}/{low}", f"{low} above {high}"))
-        elif sound and low == "minimum" and low in node and high in node and "integer" in _types(node):
+        elif sound and low == "minimum" and low in node and high in node and "integer" in types_of(node):
             whole = math.floor(node[high]) - math.ceil(node[low])
             if whole < 0:
                 found.append((f"{at}/{low}", f"{low} and {high} with no whole number between them"))
@@ -232,14 +188,14 @@ def _check_choices(node: Mapping[str, Any], at: str, shape: str, found: list[Fea
     if not isinstance(choices, list) or not choices:
         found.append((f"{at}/enum", "enum that is not a list of values"))
         return
-    types = _types(node)
+    types = types_of(node)
     for index, choice in enumerate(choices):
         where = f"{at}/{shape}" + (f"/{index}" if shape == "enum" else "")
         if choice is not None and not isinstance(choice, (str, int, float, bool)):
             found.append((where, f"{shape} of something other than text, numbers, booleans or null"))
         elif isinstance(choice, float) and not math.isfinite(choice):
             found.append((where, f"{shape} of a number that JSON does not have"))
-        elif "type" in node and not any(_is(choice, name) for name in types):
+        elif "type" in node and not any(is_of_type(choice, name) for name in types):
             found.append((where, f"{shape} of a value that is not of type {_shown(node['type'])}"))
         elif any(type(other) is type(choice) and other == choice for other in choices[:index]):
             found.append((where, "enum with the same value twice"))
@@ -248,8 +204,8 @@ def _check_choices(node: Mapping[str, Any], at: str, shape: str, found: list[Fea
 def _check_ref(ref: Any, at: str, defs: Mapping[str, Any], found: list[Feature]) -> None:
     if not isinstance(ref, str) or not ref.startswith(_REF):
         found.append((f"{at}/$ref", f"$ref to anything but {_REF}..."))
-    elif _target(ref) not in defs:
-        found.append((f"{at}/$ref", f"$ref to {_target(ref)!r}, which $defs does not have"))
+    elif target(ref) not in defs:
+        found.append((f"{at}/$ref", f"$ref to {target(ref)!r}, which $defs does not have"))
 
 
 def _size(
@@ -261,9 +217,9 @@ def _size(
 ) -> int:
     """Number of nodes of ``node`` with references followed; each definition is measured once."""
     if "$ref" in node:
-        name = _target(node["$ref"])
+        name = target(node["$ref"])
         if name in trail:
-            found.append((f"/$defs/{_escape(name)}", f"$ref to {name!r} from within itself (recursion)"))
+            found.append((f"/$defs/{escape(name)}", f"$ref to {name!r} from within itself (recursion)"))
             return 1
         if name not in known:
             known[name] = _size(defs[name], defs, known, (*trail, name), found)
@@ -276,13 +232,13 @@ def _size(
 def _least(node: Mapping[str, Any], defs: Mapping[str, Any], known: dict[str, int]) -> int:
     """Number of values in the smallest answer; each definition is measured once."""
     if "$ref" in node:
-        name = _target(node["$ref"])
+        name = target(node["$ref"])
         if name not in known:
             known[name] = _least(defs[name], defs, known)
         return known[name]
     if "anyOf" in node:
         return min(_least(choice, defs, known) for choice in node["anyOf"])
-    least = [1] if set(_types(node)) - {"object", "array"} or "type" not in node else []
+    least = [1] if set(types_of(node)) - {"object", "array"} or "type" not in node else []
     if "properties" in node:
         needed = (node["properties"][name] for name in set(node.get("required", ())))
         least.append(1 + sum(_least(child, defs, known) for child in needed))
@@ -292,7 +248,7 @@ def _least(node: Mapping[str, Any], defs: Mapping[str, Any], known: dict[str, in
 
 
 def _check_parts(node: Mapping[str, Any], at: str, defs: Mapping[str, Any], found: list[Feature]) -> None:
-    types = _types(node)
+    types = types_of(node)
     if "array" in types:
         if "items" in node:
             _walk(node["items"], f"{at}/items", defs, found)
@@ -305,7 +261,7 @@ def _check_parts(node: Mapping[str, Any], at: str, defs: Mapping[str, Any], foun
         found.append((f"{at}/properties", "an object without properties"))
         return
     for name, child in properties.items():
-        _walk(child, f"{at}/properties/{_escape(str(name))}", defs, found)
+        _walk(child, f"{at}/properties/{escape(str(name))}", defs, found)
         if not isinstance(name, str):
             found.append((f"{at}/properties", f"a property whose name is not text ({name!r})"))
     required = node.get("required", [])
@@ -319,79 +275,15 @@ def _check_parts(node: Mapping[str, Any], at: str, defs: Mapping[str, Any], foun
         found.append((f"{at}/additionalProperties", "additionalProperties other than false"))
 
 
-def _resolve(node: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]:
-    if "$ref" in node:
-        return _resolve(defs[_target(node["$ref"])], defs)
-    if "anyOf" in node:
-        return {"anyOf": [_resolve(choice, defs) for choice in node["anyOf"]]}
-    out = {key: value for key, value in node.items() if key not in _ANNOTATIONS}
-    if "items" in out:
-        out["items"] = _resolve(out["items"], defs)
-    if "properties" in out:
-        out["properties"] = {key: _resolve(child, defs) for key, child in out["properties"].items()}
-        out["additionalProperties"] = False
-    return out
-
-
-def _verbatim(node: Mapping[str, Any], value: Any, at: str) -> Iterator[tuple[str, str]]:
-    if "anyOf" in node:
-        # The first choice whose kind the value has; a choice without the mark frees the value.
-        fitting = [choice for choice in node["anyOf"] if _fits(choice, value)]
-        if fitting:
-            yield from _verbatim(fitting[0], value, at)
-    elif isinstance(value, str):
-        if node.get(VERBATIM, False):
-            yield at, value
-    elif isinstance(value, list) and "items" in node:
-        for index, item in enumerate(value):
-            yield from _verbatim(node["items"], item, f"{at}/{index}")
-    elif isinstance(value, dict):
-        for name, child in node.get("properties", {}).items():
-            if name in value:
-                yield from _verbatim(child, value[name], f"{at}/{_escape(name)}")
-
-
-def _order(node: Mapping[str, Any], value: Any) -> Any:
-    if "anyOf" in node:
-        fitting = [choice for choice in node["anyOf"] if _fits(choice, value)]
-        return _order(fitting[0], value) if fitting else value
-    if isinstance(value, list) and "items" in node:
-        return [_order(node["items"], item) for item in value]
-    if isinstance(value, dict) and "properties" in node:
-        known = {
-            name: _order(child, value[name]) for name, child in node["properties"].items() if name in value
-        }
-        return known | {key: item for key, item in value.items() if key not in known}
-    return value
-
-
-def _fits(node: Mapping[str, Any], value: Any) -> bool:
-    """Whether ``value`` has the shape of a resolved ``node``; deep enough to choose among anyOf."""
-    if "anyOf" in node:
-        return any(_fits(choice, value) for choice in node["anyOf"])
-    if "enum" in node or "const" in node:
-        choices = node.get("enum", [node.get("const")])
-        return any(type(choice) is type(value) and choice == value for choice in choices)
-    if not any(_is(value, name) for name in _types(node)):
-        return False
-    if isinstance(value, dict) and "properties" in node:
-        properties = node["properties"]
-        return all(name in value for name in node.get("required", [])) and all(
-            name in properties and _fits(properties[name], item) for name, item in value.items()
-        )
-    if isinstance(value, list) and "items" in node:
-        return all(_fits(node["items"], item) for item in value)
-    return True
-
-
-def _types(node: Mapping[str, Any]) -> list[str]:
+def types_of(node: Mapping[str, Any]) -> list[str]:
+    """What ``type`` of a schema lists; empty where it is absent or malformed."""
     types = node.get("type")
     if isinstance(types, str):
         return [types]
     return types if isinstance(types, list) and all(isinstance(name, str) for name in types) else []
 
 
-def _is(value: Any, name: str) -> bool:
+def is_of_type(value: Any, name: str) -> bool:
     """Whether ``value`` is of JSON Schema's type ``name``; true is no number, 2.0 is an integer."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return {
@@ -409,13 +301,6 @@ def _shown(types: Any) -> str:
     return types if isinstance(types, str) else " or ".join(map(str, types))
 
 
-def _target(ref: str) -> str:
-    return _unescape(ref[len(_REF) :])
-
-
-def _escape(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
-
-
-def _unescape(name: str) -> str:
-    return name.replace("~1", "/").replace("~0", "~")
+def target(ref: str) -> str:
+    """The name in ``$defs`` that a supported ``$ref`` points at."""
+    return unescape(ref[len(_REF) :])

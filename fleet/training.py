@@ -1,8 +1,7 @@
 """From assignments to evaluated expert artifacts in storage. Knows nothing of Ray or MLflow.
 
-An assignment carries all that a worker needs, so a worker needs no project folder. Its key is a hash
-over manifest, rows and base: the same key is the same training, so what is already in storage under
-it is returned and not made again, and a checkpoint under it is resumed.
+What is already in storage under an assignment's key is returned and not made again, and a checkpoint
+under it is resumed.
 """
 
 from __future__ import annotations
@@ -13,14 +12,15 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fleet.assignment import Assignment, TaskOutcome, outcome_name, stored_outcome
 from fleet.baseline import tfidf_answers
-from fleet.data.rows import Row, TaskRows
+from fleet.data.rows import Row
 from fleet.engine.adapters import Adapter, AdapterBank
 from fleet.engine.base import BUILT_IN, Base, load_base, resolve_base
 from fleet.engine.body import Body
@@ -44,56 +44,9 @@ from fleet.storage import Storage
 
 log = logging.getLogger(__name__)
 
-RECIPE = 1
-"""Part of every key: raise it when the same manifest, rows and base would give another expert."""
-OUTCOME_FILE = "outcome.json"
 GOLDEN_PROMPTS = 3
 VALIDATION_SHARE, VALIDATION_MOST = 0.1, 40
 """Rows held out of training for early stopping and calibration; evaluation rows serve neither."""
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """One task to train, whole."""
-
-    task: str
-    manifest: dict[str, Any]
-    rows: TaskRows
-    key: str
-    base_fingerprint: str
-    """The base that the key is about; a worker that finds another one refuses."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskOutcome:
-    """What came of an assignment; plain values, so that it travels and is stored as JSON."""
-
-    task: str
-    key: str
-    artifact: str
-    """Name of the artifact's folder in storage; empty after a failure."""
-    digest: str
-    error: str | None
-    metrics: dict[str, float] = field(default_factory=dict)
-    params: dict[str, Any] = field(default_factory=dict)
-    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    table: list[dict[str, Any]] = field(default_factory=list)
-    """One line per evaluation row: job, wanted, given, score, confidence."""
-    tags: dict[str, str] = field(default_factory=dict)
-    scores: list[float] = field(default_factory=list)
-    baseline_scores: list[float] = field(default_factory=list)
-    rows_digest: str = ""
-    seconds: float = 0.0
-    tokens: int = 0
-    resumed: bool = False
-    """Whether anything of it was there before this call."""
-
-
-def assign(manifest: Manifest, rows: TaskRows, fingerprint: str) -> Assignment:
-    """The assignment of one task over the base with this fingerprint."""
-    parts = [str(RECIPE), manifest.task, manifest.digest, rows.digest, fingerprint]
-    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    return Assignment(manifest.task, manifest.snapshot(), rows, key, fingerprint)
 
 
 def rows_digest(rows: Sequence[Row]) -> str:
@@ -135,23 +88,6 @@ def train_assignments(
         workshop = _Workshop(base, base_name, storage, scratch, on_progress)
         done.update((o.task, o) for o in workshop.train(todo, checkpoint_seconds))
     return [done[a.task] for a in assignments]
-
-
-def stored_outcome(storage: Storage, assignment: Assignment) -> TaskOutcome | None:
-    """The outcome of this very training if storage has it."""
-    name = outcome_name(assignment.task, assignment.key)
-    if not storage.exists(name):
-        return None
-    plain = json.loads(storage.read_text(name))
-    plain["curves"] = {
-        key: [(int(s), float(v)) for s, v in points] for key, points in plain["curves"].items()
-    }
-    return TaskOutcome(**{**plain, "resumed": True})
-
-
-def outcome_name(task: str, key: str) -> str:
-    """Where storage keeps an outcome; while it is there, the training counts as done."""
-    return f"experts/{task}/{key}/{OUTCOME_FILE}"
 
 
 def _home(assignment: Assignment) -> str:

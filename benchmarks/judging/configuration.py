@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from benchmarks.judging.datasets import DATA_SETS, DataSet, Rows
 from fleet.engine.specs import FullSpec, LoraSpec, PromptSpec, TaskSpec, TrainSpec
+from fleet.manifest import LEARNING_RATES
 
 Method = Literal["lora", "full", "zero_shot", "tfidf"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -87,7 +88,7 @@ def recommended(task: str, rows: str = FULL, method: Method = "lora") -> Configu
     else:
         train = TrainSpec(epochs=20 if int(rows) <= 32 else 12, batch_tokens=256, patience=20)
     if method == "full":
-        train = replace(train, learning_rate=train.learning_rate / 10)
+        train = replace(train, learning_rate=LEARNING_RATES["full"])
     return Configuration(
         task, rows, method, FullSpec() if method == "full" else LoraSpec(), train, DATA_SETS[task].suffix
     )

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fleet.manifest import FleetConfig, Manifest, described_schema
+from fleet.config import FleetConfig
+from fleet.manifest import Manifest, described_schema
 from fleet.registry.policy import Policy
 
 HEADING = """# Fields

@@ -14,13 +14,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from fleet.cli.entry import INTERRUPTED
 from fleet.errors import FleetError
 
 if TYPE_CHECKING:
     from fleet.project import Project
-
-INTERRUPTED = 130
-"""What a shell reports for a command that Ctrl-C has ended."""
 
 
 @dataclass(frozen=True, slots=True)

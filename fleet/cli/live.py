@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from fleet.assignment import TaskOutcome
     from fleet.campaign import Observer
     from fleet.engine.train import Progress
-    from fleet.training import TaskOutcome
 
 COLUMNS = ("task", "state", "step", "loss", "metric", "tokens/s", "time left")
 STYLES: Mapping[str, str] = {"waiting": "dim", "trained": "green", "done": "green", "failed": "bold red"}

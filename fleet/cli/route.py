@@ -12,7 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from fleet.cli.invocation import INTERRUPTED, Failure, Invocation, pass_invocation
+from fleet.cli.entry import INTERRUPTED
+from fleet.cli.invocation import Failure, Invocation, pass_invocation
 from fleet.cli.jobs import Line, ResultFile, read_lines, result_line, some_text
 from fleet.cli.output import console, json_line, print_json
 from fleet.cli.result import result_summary, show_explained, show_result

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from fleet.project import Project
     from fleet.registry.status import TaskStatus
-    from fleet.registry.store import VersionInfo
+    from fleet.registry.version import VersionInfo
 
 COLUMNS = ("task", "champion", "metric", "value [95 %]", "age", "size", "challenger", "changed since")
 

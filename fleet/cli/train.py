@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fleet.cli.invocation import INTERRUPTED, Failure, Invocation, pass_invocation
+from fleet.cli.entry import INTERRUPTED
+from fleet.cli.invocation import Failure, Invocation, pass_invocation
 from fleet.cli.output import json_option, print_json
 from fleet.errors import FleetError
 

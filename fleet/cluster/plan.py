@@ -10,12 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from fleet.assignment import Assignment
 from fleet.errors import ClusterError
-
-if TYPE_CHECKING:  # fleet.training imports torch, which a plan does not need
-    from fleet.training import Assignment
 
 THREADS = 2
 """Cores of one training unless fleet.yaml says otherwise."""

@@ -33,13 +33,14 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from fleet.assignment import Assignment, TaskOutcome
 from fleet.cluster.board import Board, Poster, Started, read
 from fleet.cluster.plan import Cohort, plan
 from fleet.cluster.session import Session
 from fleet.engine.train import Progress
 from fleet.errors import ClusterError, FleetError
 from fleet.storage import Storage
-from fleet.training import Assignment, TaskOutcome, train_assignments
+from fleet.training import train_assignments
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from fleet.config import BUILT_IN_BASES
 from fleet.errors import Fault, suggest
-from fleet.manifest import BUILT_IN_BASES
 from fleet.project import CONFIG_FILE, Project
 from fleet.yaml_lines import shorten
 

@@ -12,7 +12,7 @@ from fleet.data.rows import Row
 from fleet.errors import Fault
 from fleet.manifest import Manifest
 from fleet.pattern import holds
-from fleet.schema_subset import property_order, resolved, verbatim_values
+from fleet.schema_values import property_order, resolved, verbatim_values
 from fleet.yaml_lines import shorten
 
 __all__ = ["row_faults"]

@@ -16,8 +16,17 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Root mean square norm (arXiv:1910.07467), Gemma's form: fp32 inside; ``weight`` is 1 + w in fp32."""
     if weight.requires_grad or x.is_cuda:  # a GPU has one kernel for all of it
         return F.rms_norm(x.float(), (x.shape[-1],), weight, eps).to(x.dtype)
+    if not torch.is_grad_enabled():  # the function around it costs as much as one of its passes
+        return _normed(x, weight, eps)[0]
     result: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return result
+
+
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    wide = x.to(torch.float32, copy=True)
+    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return wide.mul_(inverse).mul_(weight).to(x.dtype), inverse
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -25,12 +34,9 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.to(torch.float32, copy=True)
-        size = x.shape[-1]
-        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        inverse = norm.square_().div_(size).add_(eps).rsqrt_()
+        y, inverse = _normed(x, weight, eps)
         ctx.save_for_backward(x, weight, inverse)
-        return wide.mul_(inverse).mul_(weight).to(x.dtype)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -43,6 +49,8 @@ class _RmsNorm(torch.autograd.Function):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding (arXiv:2104.09864): ``x [M, heads, head_dim]``, ``cos, sin [M, 1, head_dim]``."""
+    if not torch.is_grad_enabled():
+        return _turn(x, cos, sin, 1.0)
     result: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
     return result
 

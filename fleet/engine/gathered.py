@@ -233,4 +233,7 @@ def _add(x: Tensor, y: Tensor, a: Tensor, b: Tensor, tiles: Tiles) -> tuple[Tens
     ``a [T, rank, in]``, ``b [T, out, rank]``.
     """
     low = torch.bmm(tiles.grid(x), a.transpose(1, 2)).mul_(tiles.weight)
-    return tiles.merge(torch.baddbmm(tiles.grid(y), low, b.transpose(1, 2)), y), low
+    grid, into = tiles.grid(y), b.transpose(1, 2)
+    # A grid that is a copy takes the sum itself: a new tensor would be filled with ``y`` once more.
+    grid = torch.baddbmm(grid, low, into) if tiles.source is None else grid.baddbmm_(low, into)
+    return tiles.merge(grid, y), low

@@ -162,7 +162,7 @@ class Gemma:
         self.dtype = self.embedding.dtype
         self.device = str(self.embedding.device)
         self._embed_scale = torch.tensor(config.hidden**0.5).to(self.dtype).to(self.embedding.device)
-        self._head: Int4Matrix | None = None
+        self._head: Int4Matrix | Int8Matrix | None = None
         self._attention = Attention(config.heads, config.kv_heads, config.head_dim, config.attention_scale)
         self._final_norm = 1.0 + weights[FINAL_NORM].float()
         self._layers = [_Layer.of(weights, i) for i in range(config.layers)]
@@ -201,11 +201,13 @@ class Gemma:
         return lighter
 
     def int8(self) -> Gemma:
-        """This model with projections of 8-bit products; embedding, norms and head are shared.
+        """This model with 8-bit products in projections and head; embedding, norms and head rows are shared.
 
         Raises ``ValueError`` on another device than the CPU.
         """
-        return self._with(Int8Matrix.of)
+        lighter = self._with(Int8Matrix.of)
+        lighter._head = Int8Matrix.of(self.embedding)
+        return lighter
 
     def _with(self, lighten: Callable[[Tensor], Int4Matrix | Int8Matrix]) -> Gemma:
         other = copy.copy(self)

@@ -15,10 +15,10 @@ from torch import Tensor
 ZERO = 128
 """The code of 0: the kernel takes activations without sign."""
 CACHED = 2**17
-"""Activations that are turned to codes at a time, so that the steps between stay in the processor's cache."""
+"""Numbers that are turned to codes at a time, so that the steps between stay in the processor's cache."""
 
-LARGEST = 2.0**96
-"""Of a scale's reciprocal: a row of nothing but 0 has the codes of 0."""
+SMALLEST = 2.0**-96
+"""Of a scale: a row of nothing but 0 has the codes of 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Codes:
             part = x[start : start + step].float()
             # The scale is rounded to bf16, which must not push the largest entry over the last code.
             scale[start : start + step] = part.abs().amax(-1, keepdim=True).div_(126.0)
-            inverse = scale[start : start + step].float().reciprocal_().clamp_max_(LARGEST)
+            inverse = scale[start : start + step].float().clamp_min_(SMALLEST).reciprocal_()
             codes[start : start + step] = part.mul_(inverse).add_(ZERO + 0.5)
         return cls(codes, scale, x.dtype)
 
@@ -64,14 +64,21 @@ class Int8Matrix:
         """Round a matrix to its outputs' lattices. Raises ``ValueError`` on another device than the CPU."""
         if weight.device.type != "cpu":
             raise ValueError("int8 weights are for the CPU: leave weights at bf16 on a GPU")
-        wide = weight.float()
-        scales = wide.abs().amax(-1, keepdim=True).div_(127.0).clamp_min_(torch.finfo(torch.float32).tiny)
-        codes = (wide / scales).round_().to(torch.int8)
+        out, into = weight.shape
+        codes = torch.empty(out, into, dtype=torch.int8)
+        scales = torch.empty(out, dtype=torch.float32)
+        step = max(1, CACHED // into)
+        for start in range(0, out, step):
+            part = weight[start : start + step].float()
+            scale = part.abs().amax(-1, keepdim=True).div_(127.0).clamp_min_(SMALLEST)
+            codes[start : start + step] = part.div_(scale).round_()
+            scales[start : start + step] = scale[:, 0]
         packed = torch.ops.onednn.qlinear_prepack(codes, None)
-        return cls(packed, scales[:, 0].contiguous(), torch.zeros(1, dtype=torch.int64))
+        return cls(packed, scales, torch.zeros(1, dtype=torch.int64))
 
-    def linear(self, x: Codes) -> Tensor:
+    def linear(self, x: Tensor | Codes) -> Tensor:
         """``x [M, in]`` to ``[M, out]``; sums are exact, each value is rounded twice."""
+        x = x if isinstance(x, Codes) else Codes.of(x)
         y: Tensor = torch.ops.onednn.qlinear_pointwise(
             x.codes, 1.0, ZERO, self.packed, self.scales, self.zeros, None, 1.0, 0, x.dtype, "none", [], ""
         )

@@ -32,7 +32,7 @@ from fleet.engine.schema_grammar import has_rival_choices, has_verbatim, pattern
 from fleet.engine.specs import SchemaSpec
 from fleet.engine.vocabulary import Vocabulary, split_utf8
 from fleet.errors import JobError
-from fleet.schema_subset import resolved
+from fleet.schema_values import resolved
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher

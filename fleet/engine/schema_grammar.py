@@ -14,7 +14,8 @@ from typing import Any
 
 from fleet.engine.number_regex import at_least, at_most, integer_regex, number_regex
 from fleet.engine.pattern_regex import pattern_regex
-from fleet.schema_subset import VERBATIM, resolved
+from fleet.schema_subset import VERBATIM
+from fleet.schema_values import resolved
 
 __all__ = ["compact", "has_rival_choices", "has_verbatim", "patterns", "schema_grammar"]
 

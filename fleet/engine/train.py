@@ -36,6 +36,8 @@ from fleet.errors import TrainingError
 log = logging.getLogger(__name__)
 
 BETAS = (0.9, 0.999)
+SAVING_APART = 10
+"""Between two checkpoints of an epoch lies at least so many times as long as the last one took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +117,9 @@ def train_cohort(
     """Train every task; results in the order given, failures among them (one never stops another).
 
     ``checkpoint`` is a folder that is read at the start, if something is in it, and written every
-    ``checkpoint_seconds`` and at each epoch's end; a run killed and started again with the same
-    arguments gives the same adapters as one that was not, on the CPU bit for bit. ``KeyboardInterrupt``
-    leaves a fresh checkpoint behind.
+    ``checkpoint_seconds`` (more rarely where writing takes more than a tenth of that) and at each epoch's
+    end; a run killed and started again with the same arguments gives the same adapters as one that was
+    not, on the CPU bit for bit. ``KeyboardInterrupt`` leaves a fresh checkpoint behind.
 
     Raises ``TrainingError`` when no task can be trained at all, such as for a checkpoint of other tasks.
     """
@@ -182,13 +184,16 @@ class _Cohort:
         for member in self.members:
             if member.running:
                 self.trunk.prepare(member.slot, member.rows)
-        saved = time.monotonic()
+        due = time.monotonic() + self.checkpoint_seconds
         try:
             while any(member.running for member in self.members):
                 epoch_ended = self._end_epochs()
-                if epoch_ended or time.monotonic() - saved > self.checkpoint_seconds:
+                started = time.monotonic()
+                if epoch_ended or started > due:
                     self._save()
                     saved = time.monotonic()
+                    # A full adapter's checkpoint is a gigabyte: on a slow store it is written less often.
+                    due = saved + max(self.checkpoint_seconds, SAVING_APART * (saved - started))
                 self._step()
         except KeyboardInterrupt:
             self._save()

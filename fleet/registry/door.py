@@ -7,6 +7,7 @@ only where the user has not set them, so ``MLFLOW_DISABLE_TELEMETRY=false`` stil
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sqlite3
@@ -19,6 +20,8 @@ from typing import Any
 from filelock import FileLock
 
 from fleet.errors import RegistryError
+
+log = logging.getLogger(__name__)
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # not "1": MLflow compares with the word
@@ -50,15 +53,39 @@ def redact(uri: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@", "***@", uri)
 
 
+class _Retries(logging.Filter):
+    """Makes urllib3's warning of each retry a remark of ours at debug level: the last failure is an error."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "__urllib3-retry-warning" not in record.__dict__:  # which urllib3 sets so that pip can tell it too
+            return True
+        log.debug("%s", redact(record.getMessage()))
+        return False
+
+
+@contextmanager
+def _quiet_retries() -> Iterator[None]:
+    logger, retries = logging.getLogger("urllib3.connectionpool"), _Retries()
+    logger.addFilter(retries)
+    try:
+        yield
+    finally:
+        logger.removeFilter(retries)
+
+
 @contextmanager
 def speaking(action: str, uri: str) -> Iterator[None]:
-    """Run MLflow calls; whatever goes wrong on its side leaves as a ``RegistryError``."""
+    """Run MLflow calls; whatever goes wrong on its side leaves as a ``RegistryError``.
+
+    Retries on the way there are logged at debug level only.
+    """
     mlflow = enter()
     import requests
     import sqlalchemy.exc
 
     try:
-        yield
+        with _quiet_retries():
+            yield
     except mlflow.exceptions.MlflowException as error:
         raise RegistryError(f"MLflow at {redact(uri)} could not {action}: {_first_line(error)}") from error
     except (requests.RequestException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from fleet.errors import RegistryError
 from fleet.registry.policy import Verdict
-from fleet.registry.store import Registry, VersionInfo
+from fleet.registry.store import Registry
+from fleet.registry.version import VersionInfo
 
 LINE_TAG = "champions"
 _TAG_LIMIT = 4_900  # MLflow's limit for a model's tag is 5,000 characters: some twenty entries

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from fleet.registry.lifecycle import observe
-from fleet.registry.store import ROUTER, Registry, VersionInfo
+from fleet.registry.store import ROUTER, Registry
+from fleet.registry.version import VersionInfo
 
 DRIFT = {"manifest_digest": "manifest", "data_digest": "data", "base_fingerprint": "base"}
 """Tag of a version to the word that ``fleet status`` shows when the file behind it has changed."""

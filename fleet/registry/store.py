@@ -16,17 +16,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fleet.engine.digest import folder_digest
 from fleet.errors import ArtifactError, DigestError, RegistryError
 from fleet.registry.door import as_uri, ensure_store, enter, is_missing, is_server, speaking
 from fleet.registry.package import write_model
+from fleet.registry.version import Kind, VersionInfo, version_info
 
 ROUTER = "fleet.router"
 """Registered model of the router: the dot keeps it apart from every task's name."""
-
-Kind = Literal["expert", "router"]
 
 _PAGE = 200
 _BATCH = 500  # MLflow takes at most 1,000 metrics and 100 params in one call
@@ -45,27 +44,6 @@ class RunRecord:
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """Name to rows, shown as tables in the UI; rows of one table share their keys."""
     tags: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class VersionInfo:
-    """One version as the registry knew it when asked."""
-
-    task: str
-    version: int
-    digest: str
-    run_id: str
-    created: datetime
-    tags: Mapping[str, str]
-    aliases: tuple[str, ...]
-    metrics: Mapping[str, float]
-    size: int
-    """Bytes of the artifact."""
-    kind: Kind = "expert"
-
-    @property
-    def label(self) -> str:
-        return f"{self.task} version {self.version}"
 
 
 class Registry:
@@ -223,7 +201,7 @@ class Registry:
             token = None
             while True:
                 page = client.search_model_versions(f"name = '{task}'", max_results=_PAGE, page_token=token)
-                found += [_info(entry, named.get(int(entry.version), ())) for entry in page]
+                found += [version_info(entry, named.get(int(entry.version), ())) for entry in page]
                 token = page.token
                 if not token:
                     return sorted(found, key=lambda info: -info.version)
@@ -231,7 +209,7 @@ class Registry:
     def version(self, task: str, number: int) -> VersionInfo:
         with self._asking(f"read version {number} of {task}") as client:
             found = client.get_model_version(task, str(number))
-            return _info(found, found.aliases)
+            return version_info(found, found.aliases)
 
     def champion(self, task: str) -> VersionInfo | None:
         """Who the champion alias names at this moment."""
@@ -248,7 +226,7 @@ class Registry:
                 if is_missing(error):
                     return None
                 raise
-            return _info(found, found.aliases)
+            return version_info(found, found.aliases)
 
     def resolve(self, task: str, which: str | int) -> VersionInfo:
         """The version that an alias or a number names; ``RegistryError`` when there is none."""
@@ -288,7 +266,7 @@ class Registry:
                 key = (model.name, int(model.creation_timestamp), int(number))
                 if key not in self._seen:
                     entry = client.get_model_version(model.name, str(number))
-                    self._seen[key] = _info(entry, entry.aliases)
+                    self._seen[key] = version_info(entry, entry.aliases)
                 found[model.name] = self._seen[key]
             return dict(sorted(found.items()))
 
@@ -401,30 +379,3 @@ def _digest_of(folder: Path) -> str:
 
 def _is_digest(text: str) -> bool:
     return len(text) == 64 and all(letter in "0123456789abcdef" for letter in text)
-
-
-def _info(entry: Any, aliases: Sequence[str]) -> VersionInfo:
-    tags = dict(entry.tags or {})
-    size = tags.get("size", "")
-    return VersionInfo(
-        task=entry.name,
-        version=int(entry.version),
-        digest=tags.get("digest", ""),
-        run_id=entry.run_id or "",
-        created=datetime.fromtimestamp(entry.creation_timestamp / 1000, UTC),
-        tags=tags,
-        aliases=tuple(sorted(aliases)),
-        metrics=_metrics(tags.get("metrics", "")),
-        size=int(size) if size.isdecimal() else 0,
-        kind="router" if tags.get("kind") == "router" else "expert",
-    )
-
-
-def _metrics(text: str) -> dict[str, float]:
-    try:
-        loaded = json.loads(text)
-    except ValueError:
-        return {}  # a version made by hand, or figures too many for one tag: the run has them all
-    if not isinstance(loaded, dict):
-        return {}
-    return {str(key): float(value) for key, value in loaded.items() if isinstance(value, int | float)}

@@ -18,7 +18,8 @@ from fleet.engine.constraint import Constraint, ConstraintCompiler
 from fleet.engine.schema_grammar import compact
 from fleet.engine.specs import SchemaSpec
 from fleet.engine.vocabulary import Vocabulary
-from fleet.schema_subset import resolved, unsupported_features
+from fleet.schema_subset import unsupported_features
+from fleet.schema_values import resolved
 
 JOB = 'Maria Gonzalez and "Bob" met\nat C:\\temp 🎉 on 12 May'
 ORDER = {

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from ray.cluster_utils import Cluster
 
+from fleet.assignment import TaskOutcome, assign
 from fleet.campaign import CampaignReport, run_campaign
 from fleet.data.rows import load_task_rows
 from fleet.engine.specs import Weights
@@ -28,7 +29,7 @@ from fleet.registry.store import ROUTER
 from fleet.router_release import refit_router
 from fleet.storage import Storage
 from fleet.stores import artifact_cache, open_base, open_registry
-from fleet.training import TaskOutcome, assign, train_assignments
+from fleet.training import train_assignments
 
 LIGHTER: tuple[Weights, ...] = ("int8", "int4")
 TOPICS = {
@@ -139,11 +140,10 @@ def test_a_fleet_from_manifests_to_answers(root: Path, ray_cluster: Cluster) -> 
     assert routed.answers[0].receipt.weights == "bf16"
     for weights in LIGHTER:
         light = Host.open(Project.find(root), weights=weights).answer(
-            [Job("1", text="rain over the bay on day 7"), Job("2", text="anything", task="cooking")]
+            [Job("1", text="rain over the bay on day 7", task="weather"), Job("2", text="anything")]
         )
-        assert [result.answers[0].receipt.weights for result in light] == [weights] * 2
-        assert light[0].decision is not None
-        assert light[0].decision.task == "weather"
+        assert light[0].answers[0].receipt.weights == weights
+        assert light[1].decision is not None
 
 
 def test_changed_data_is_a_new_version_and_is_held_against_the_champion(

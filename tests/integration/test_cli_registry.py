@@ -12,7 +12,8 @@ from fleet.cli.main import main
 from fleet.cli.starter import copy_starter
 from fleet.data.rows import load_task_rows
 from fleet.project import Project
-from fleet.registry.store import Registry, RunRecord, VersionInfo
+from fleet.registry.store import Registry, RunRecord
+from fleet.registry.version import VersionInfo
 from fleet.stores import open_registry
 
 METRICS = {"macro_f1": 0.91, "macro_f1_low": 0.86, "macro_f1_high": 0.95}

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
+from fleet.assignment import Assignment, TaskOutcome, assign
 from fleet.cluster.board import Started
 from fleet.cluster.session import connect
 from fleet.cluster.training import train_on_cluster
@@ -25,7 +26,7 @@ from fleet.engine.testing import write_tiny_base
 from fleet.engine.train import Progress
 from fleet.manifest import Manifest
 from fleet.storage import Storage
-from fleet.training import Assignment, TaskOutcome, assign, train_assignments
+from fleet.training import train_assignments
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from fleet.engine.digest import folder_digest
 from fleet.errors import ArtifactError, DigestError, RegistryError
@@ -13,7 +14,8 @@ from fleet.registry.door import enter, speaking
 from fleet.registry.lifecycle import line_of_champions, observe, promote, prune, rollback, settle
 from fleet.registry.policy import Case, Evidence, Policy, Verdict, decide
 from fleet.registry.status import fleet_status
-from fleet.registry.store import ROUTER, Registry, RunRecord, VersionInfo
+from fleet.registry.store import ROUTER, Registry, RunRecord
+from fleet.registry.version import VersionInfo
 
 PASS = Verdict(True, True, ("good",), {"p": 0.01})
 HOLD = Verdict(False, False, ("too weak",))
@@ -358,6 +360,26 @@ class TestUnreachable:
         with pytest.raises(RegistryError, match=r"127\.0\.0\.1:9") as caught:
             registry.champions()
         assert "secret" not in str(caught.value)
+
+    def test_retries_are_remarks_for_debug_and_the_error_is_ours(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+        caplog.set_level("DEBUG")
+        with pytest.raises(RegistryError, match=r"127\.0\.0\.1:9"):
+            Registry("http://127.0.0.1:9", tmp_path).champions()
+        retries = [record for record in caplog.records if "Retrying" in record.getMessage()]
+        assert [(record.name, record.levelname) for record in retries] == [
+            ("fleet.registry.door", "DEBUG")
+        ] * 2
+
+    def test_somebody_else_s_retries_are_still_warned_of(self, caplog: pytest.LogCaptureFixture) -> None:
+        with speaking("do nothing", "http://127.0.0.1:9"):
+            pass
+        with pytest.raises(urllib3.exceptions.MaxRetryError), urllib3.PoolManager() as pool:
+            pool.request("GET", "http://127.0.0.1:9", retries=urllib3.Retry(1, backoff_factor=0))
+        assert [record.name for record in caplog.records] == ["urllib3.connectionpool"]
 
     def test_a_store_in_a_place_that_is_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from fleet.cli.main import main
-from fleet.manifest import BUILT_IN_BASES
+from fleet.config import BUILT_IN_BASES
 
 TASK = """task: {name}
 description: Whether a review is good.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -48,6 +49,29 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     loaded = set(json.loads(ran.stdout.splitlines()[-1]))
     assert "click" in loaded
     assert loaded.isdisjoint(HEAVY)
+
+
+INTERRUPTED_AT = """
+import signal, sys
+wanted = sys.argv.pop()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+class CtrlC:
+    def find_spec(self, name, path=None, target=None):
+        if name == wanted:
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, CtrlC())
+from {module} import {function}
+sys.exit({function}())
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "fleet.cli.main", "fleet.errors", "fleet.cli.versions"])
+def test_ctrl_c_while_the_command_line_is_imported(module: str) -> None:
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    where, _, function = pyproject["project"]["scripts"]["fleet"].partition(":")
+    script = INTERRUPTED_AT.format(module=where, function=function)
+    ran = subprocess.run([sys.executable, "-c", script, module], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "Error: interrupted\n")
 
 
 def test_every_command_has_help_that_fits_its_line() -> None:

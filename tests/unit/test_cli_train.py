@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
+from fleet.assignment import TaskOutcome
 from fleet.campaign import CampaignReport, Observer, ReportRow
 from fleet.cli.live import LiveTable, PlainLines, watching
 from fleet.cli.main import main
@@ -21,7 +22,6 @@ from fleet.cli.report import show_report
 from fleet.engine.train import Progress
 from fleet.errors import ClusterError
 from fleet.project import Project
-from fleet.training import TaskOutcome
 
 STEP = Progress("sentiment", "training", 40, 120, 1, 0.53217, math.nan, 1234.5, 125.0)
 DONE = TaskOutcome("sentiment", "key", "artifact", "digest", None, seconds=61.2)

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
+from fleet.config import FleetConfig, load_config
 from fleet.errors import ManifestError, ProjectError
 from fleet.manifest import (
-    FleetConfig,
     Manifest,
-    load_config,
     load_manifest,
     manifest_schema,
     schema_is_fresh,

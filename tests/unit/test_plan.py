@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet.assignment import Assignment, assign
 from fleet.cluster.plan import COHORT_TASKS, Node, Plan, Resources, estimated_tokens, plan
 from fleet.data.rows import Row, TaskRows
 from fleet.errors import ClusterError
 from fleet.manifest import Manifest
-from fleet.training import Assignment, assign
 
 TWO_CORES = Resources((Node(2),))
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from fleet.schema_subset import property_order, resolved, unsupported_features, verbatim_values
+from fleet.schema_subset import unsupported_features
+from fleet.schema_values import property_order, resolved, verbatim_values
 
 ORDER: dict[str, Any] = {
     "type": "object",
