@@ -41,10 +41,12 @@ def main(argv: Sequence[str] = ()) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--root", type=Path, default=Path(__file__).parent.parent)
-    parser.add_argument("--rows", type=int, default=60, help="evaluation rows of a task, at most")
+    parser.add_argument(
+        "--rows", type=int, default=60, help="evaluation rows of a task, at most (default 60)"
+    )
     parser.add_argument("--task", action="append", help="only this one; may be given again")
     arguments = parser.parse_args(argv)
-    report = Report("weights", "decoding weights on the champions' evaluation rows")
+    report = Report("weights", "weights that serve, on the champions' evaluation rows")
     try:
         project = Project.find(arguments.root)
         registry = open_registry(project)
@@ -56,7 +58,12 @@ def main(argv: Sequence[str] = ()) -> None:
         print("weights: skipped: the fleet has no champions yet (make run)")
         return
     base = open_base(project)
-    kinds = {weights: ServedModels.of(base.model, weights) for weights in WEIGHTS}
+    if unknown := set(arguments.task or ()) - champions.keys():
+        parser.error(
+            f"no champion for {', '.join(sorted(unknown))}; there are: {', '.join(sorted(champions))}"
+        )
+    depth = project.config.trunk_layers
+    kinds = {weights: ServedModels.of(base.model, weights, depth) for weights in WEIGHTS}
     for task, info in sorted(champions.items()):
         if arguments.task and task not in arguments.task:
             continue
@@ -103,7 +110,7 @@ def compared(
                 "value": measured.value,
                 "low": measured.low,
                 "high": measured.high,
-                "same": same,
+                "same": None if weights == "bf16" else same,
                 "jobs/s": len(rows) / median_seconds(runs[weights]),
             }
         )

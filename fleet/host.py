@@ -97,7 +97,7 @@ class Host:
     ) -> None:
         self.base = base
         self.weights: Weights = weights
-        self._models = _served(base, weights)
+        self._models = _served(base, weights, depth)
         self.champions = dict(champions)
         self.router = router
         self.router_version = router_version
@@ -316,9 +316,9 @@ class Host:
         )
 
 
-def _served(base: Base, weights: Weights) -> ServedModels:
+def _served(base: Base, weights: Weights, depth: int) -> ServedModels:
     try:
-        return ServedModels.of(base.model, weights)
+        return ServedModels.of(base.model, weights, depth)
     except ValueError as error:
         raise InputError(f"--weights {weights}: {error}; use bf16") from error
 

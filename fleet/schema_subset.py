@@ -27,7 +27,7 @@ from typing import Any
 from fleet.json_pointer import escape, unescape
 from fleet.pattern import PatternError, length, read_pattern
 
-__all__ = ["ANNOTATIONS", "VERBATIM", "is_of_type", "target", "types_of", "unsupported_features"]
+__all__ = ["ANNOTATIONS", "VERBATIM", "definition_name", "is_of_type", "types_of", "unsupported_features"]
 
 VERBATIM = "x-verbatim"
 
@@ -204,8 +204,8 @@ def _check_choices(node: Mapping[str, Any], at: str, shape: str, found: list[Fea
 def _check_ref(ref: Any, at: str, defs: Mapping[str, Any], found: list[Feature]) -> None:
     if not isinstance(ref, str) or not ref.startswith(_REF):
         found.append((f"{at}/$ref", f"$ref to anything but {_REF}..."))
-    elif target(ref) not in defs:
-        found.append((f"{at}/$ref", f"$ref to {target(ref)!r}, which $defs does not have"))
+    elif definition_name(ref) not in defs:
+        found.append((f"{at}/$ref", f"$ref to {definition_name(ref)!r}, which $defs does not have"))
 
 
 def _size(
@@ -217,7 +217,7 @@ def _size(
 ) -> int:
     """Number of nodes of ``node`` with references followed; each definition is measured once."""
     if "$ref" in node:
-        name = target(node["$ref"])
+        name = definition_name(node["$ref"])
         if name in trail:
             found.append((f"/$defs/{escape(name)}", f"$ref to {name!r} from within itself (recursion)"))
             return 1
@@ -232,7 +232,7 @@ def _size(
 def _least(node: Mapping[str, Any], defs: Mapping[str, Any], known: dict[str, int]) -> int:
     """Number of values in the smallest answer; each definition is measured once."""
     if "$ref" in node:
-        name = target(node["$ref"])
+        name = definition_name(node["$ref"])
         if name not in known:
             known[name] = _least(defs[name], defs, known)
         return known[name]
@@ -301,6 +301,6 @@ def _shown(types: Any) -> str:
     return types if isinstance(types, str) else " or ".join(map(str, types))
 
 
-def target(ref: str) -> str:
+def definition_name(ref: str) -> str:
     """The name in ``$defs`` that a supported ``$ref`` points at."""
     return unescape(ref[len(_REF) :])

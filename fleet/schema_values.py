@@ -10,7 +10,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fleet.json_pointer import escape
-from fleet.schema_subset import ANNOTATIONS, VERBATIM, is_of_type, target, types_of, unsupported_features
+from fleet.schema_subset import (
+    ANNOTATIONS,
+    VERBATIM,
+    definition_name,
+    is_of_type,
+    types_of,
+    unsupported_features,
+)
 
 __all__ = ["property_order", "resolved", "verbatim_values"]
 
@@ -45,7 +52,7 @@ def property_order(schema: Mapping[str, Any], value: Any) -> Any:
 
 def _resolve(node: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]:
     if "$ref" in node:
-        return _resolve(defs[target(node["$ref"])], defs)
+        return _resolve(defs[definition_name(node["$ref"])], defs)
     if "anyOf" in node:
         return {"anyOf": [_resolve(choice, defs) for choice in node["anyOf"]]}
     out = {key: value for key, value in node.items() if key not in ANNOTATIONS}

@@ -33,10 +33,11 @@ from fleet.engine.adapters import AdapterBank
 from fleet.engine.base import Base, load_base
 from fleet.engine.constraint import ConstraintCompiler
 from fleet.engine.prompt import Renderer
-from fleet.engine.specs import WEIGHTS, LoraSpec, TextSpec
+from fleet.engine.specs import LoraSpec, TextSpec, Weights
 from fleet.engine.weights import ServedModels
 
-OURS = ("ours", "ours-int8", "ours-int4")
+OURS: Mapping[str, Weights] = {"ours": "bf16", "ours-int8": "int8", "ours-int4": "int4"}
+"""Our contenders and their weights."""
 PEFT = ("peft-mixed", "peft-each", "peft-score")
 LLAMA = tuple(f"llama-{precision}" for precision in FILE_TYPES)
 NAMES = (*OURS, *PEFT, *LLAMA)
@@ -85,8 +86,7 @@ class Contenders:
     def served(self, name: str) -> ServedModels:
         """Our models for a contender's weights."""
         if name not in self._served:
-            weights = next((weights for weights in WEIGHTS if name.endswith(weights)), "bf16")
-            self._served[name] = ServedModels.of(self.base.model, weights)
+            self._served[name] = ServedModels.of(self.base.model, OURS[name], self.setup.depth)
         return self._served[name]
 
     @cached_property

@@ -1,5 +1,6 @@
 """Where the console script begins: Ctrl-C ends it quietly while the command line is still being imported.
 
+What comes before, Python's own start, is out of reach.
 Imports only ``sys`` itself, since all that is imported before ``run`` is not covered. Knows no command.
 """
 

@@ -105,7 +105,8 @@ class _Running:
 class Scheduler:
     """Continuous batching over one base and one bank; one thread calls ``step`` in a loop.
 
-    ``decoder``, if given, is the same model in lighter weights (``Gemma.int4``): it takes every step of a
+    ``model`` may be a lighter one (``Gemma.int8``). ``decoder``, if given, is the same in weights that only
+    decode (``Gemma.int4``): it takes every step of a
     job but the first, and all products with the whole head. A job's weights never depend on its company.
     """
 

@@ -26,7 +26,7 @@ from fleet.engine.batch import Batch
 from fleet.engine.cache import Cache
 from fleet.engine.elementwise import rms_norm, rotate
 from fleet.engine.int4 import Int4Matrix
-from fleet.engine.int8 import Codes, Int8Matrix
+from fleet.engine.int8 import Int8Matrix, LastCodes
 from fleet.engine.specs import LORA_TARGETS
 
 NORMS = (
@@ -196,22 +196,21 @@ class Gemma:
 
         Raises ``ValueError`` on another device than the CPU.
         """
-        lighter = self._with(Int4Matrix.of)
-        lighter._head = Int4Matrix.of(self.embedding)
-        return lighter
+        return self._lighter(Int4Matrix.of, 0)
 
-    def int8(self) -> Gemma:
-        """This model with 8-bit products in projections and head; embedding, norms and head rows are shared.
+    def int8(self, first: int) -> Gemma:
+        """This model with 8-bit products in its head and the projections from layer ``first`` on.
 
-        Raises ``ValueError`` on another device than the CPU.
+        Embedding, norms, head rows and the layers below are shared.
+
+        Raises ``ValueError`` on another device than the CPU, or a CPU without such products.
         """
-        lighter = self._with(Int8Matrix.of)
-        lighter._head = Int8Matrix.of(self.embedding)
-        return lighter
+        return self._lighter(Int8Matrix.of, first)
 
-    def _with(self, lighten: Callable[[Tensor], Int4Matrix | Int8Matrix]) -> Gemma:
+    def _lighter(self, lighten: Callable[[Tensor], Int4Matrix | Int8Matrix], first: int) -> Gemma:
         other = copy.copy(self)
-        other._layers = [
+        other._head = lighten(self.embedding)
+        other._layers = self._layers[:first] + [
             _Layer(
                 projections={
                     name: lighten(weight) if isinstance(weight, Tensor) else weight
@@ -219,7 +218,7 @@ class Gemma:
                 },
                 norms=layer.norms,
             )
-            for layer in self._layers
+            for layer in self._layers[first:]
         ]
         return other
 
@@ -270,7 +269,7 @@ class Gemma:
     def logits(self, h: Tensor, rows: Tensor | None = None) -> Tensor:
         """Normed ``h [M, D]`` to fp32 logits over the vocabulary ``[M, V]``, or over ``rows [K]`` of it."""
         if rows is None and self._head is not None:
-            return self._head.linear(h).float()
+            return _product(h, self._head, LastCodes()).float()
         # 2-D on purpose: a 3-D input to a frozen bf16 head is an order of magnitude slower on the CPU.
         head = self.embedding if rows is None else self.embedding.index_select(0, rows)
         return F.linear(h, head).float()
@@ -342,19 +341,10 @@ class Gemma:
         weights = self._layers[index]
         cos, sin = place.rope
 
-        coded: list[tuple[Tensor, Codes]] = []
-
-        def multiply(x: Tensor, weight: Tensor | Int4Matrix | Int8Matrix) -> Tensor:
-            if isinstance(weight, Tensor):
-                return F.linear(x, weight)
-            if isinstance(weight, Int4Matrix):
-                return weight.linear(x)
-            if not coded or coded[-1][0] is not x:  # several projections take the same activations
-                coded.append((x, Codes.of(x)))
-            return weight.linear(coded[-1][1])
+        coded = LastCodes()
 
         def project(target: str, x: Tensor) -> Tensor:
-            y = multiply(x, weights.projections[target])
+            y = _product(x, weights.projections[target], coded)
             return y if adapters is None else adapters.add(index, target, x, y)
 
         def norm(name: str, x: Tensor) -> Tensor:
@@ -373,6 +363,12 @@ class Gemma:
         x = norm("pre_feedforward_layernorm", h)
         x = F.gelu(project("mlp.gate_proj", x), approximate="tanh") * project("mlp.up_proj", x)
         return h + norm("post_feedforward_layernorm", project("mlp.down_proj", x))
+
+
+def _product(x: Tensor, weight: Tensor | Int4Matrix | Int8Matrix, coded: LastCodes) -> Tensor:
+    if isinstance(weight, Int8Matrix):
+        return weight.linear(coded.of(x))
+    return F.linear(x, weight) if isinstance(weight, Tensor) else weight.linear(x)
 
 
 def _plain_name(name: str) -> str:

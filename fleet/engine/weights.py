@@ -13,13 +13,14 @@ class ServedModels:
     """One base in the weights that serve it."""
 
     reader: Gemma
-    """For trunks, and for all passes if there is no decoder."""
+    """For trunks, and for all passes if there is no decoder. Its layers of the trunk are the base's own: what
+    the router sees, and decides, is the same whatever serves."""
     decoder: Gemma | None = None
     """For all passes of a job but the first (``fleet.engine.decode.Scheduler``)."""
 
     @classmethod
-    def of(cls, model: Gemma, weights: Weights) -> ServedModels:
-        """Raises ``ValueError`` for lighter weights on another device than the CPU."""
+    def of(cls, model: Gemma, weights: Weights, depth: int) -> ServedModels:
+        """For a trunk of so many layers. Raises ``ValueError`` where the device has no such weights."""
         if weights == "int8":
-            return cls(model.int8())
+            return cls(model.int8(depth))
         return cls(model, model.int4() if weights == "int4" else None)

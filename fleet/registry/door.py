@@ -54,18 +54,29 @@ def redact(uri: str) -> str:
 
 
 class _Retries(logging.Filter):
-    """Makes urllib3's warning of each retry a remark of ours at debug level: the last failure is an error."""
+    """Says once that retries go on, and leaves urllib3's warning of each to the debug level.
+
+    A filter holds for all threads. Before urllib3 2 nothing told these warnings from others: they pass.
+    """
+
+    def __init__(self, uri: str) -> None:
+        super().__init__()
+        self._uri = redact(uri)
+        self._said = False
 
     def filter(self, record: logging.LogRecord) -> bool:
         if "__urllib3-retry-warning" not in record.__dict__:  # which urllib3 sets so that pip can tell it too
             return True
+        if not self._said:
+            self._said = True
+            log.warning("MLflow at %s does not answer, trying again", self._uri)
         log.debug("%s", redact(record.getMessage()))
         return False
 
 
 @contextmanager
-def _quiet_retries() -> Iterator[None]:
-    logger, retries = logging.getLogger("urllib3.connectionpool"), _Retries()
+def _quiet_retries(uri: str) -> Iterator[None]:
+    logger, retries = logging.getLogger("urllib3.connectionpool"), _Retries(uri)
     logger.addFilter(retries)
     try:
         yield
@@ -77,22 +88,31 @@ def _quiet_retries() -> Iterator[None]:
 def speaking(action: str, uri: str) -> Iterator[None]:
     """Run MLflow calls; whatever goes wrong on its side leaves as a ``RegistryError``.
 
-    Retries on the way there are logged at debug level only.
+    Of retries on the way there only the first is told.
     """
     mlflow = enter()
     import requests
     import sqlalchemy.exc
 
     try:
-        with _quiet_retries():
+        with _quiet_retries(uri):
             yield
     except mlflow.exceptions.MlflowException as error:
+        if isinstance(error.__context__, requests.RequestException):
+            raise _unreachable(uri, action, error.__context__) from error
         raise RegistryError(f"MLflow at {redact(uri)} could not {action}: {_first_line(error)}") from error
     except (requests.RequestException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise RegistryError(
-            f"MLflow at {redact(uri)} cannot be reached, so fleet could not {action}: {_first_line(error)}; "
-            "check tracking_uri in fleet.yaml and that the server or the folder is there"
-        ) from error
+        raise _unreachable(uri, action, error) from error
+
+
+def _unreachable(uri: str, action: str, error: BaseException) -> RegistryError:
+    # Inside urllib3's many words, what the operating system said.
+    caused = re.search(r"\(Caused by (.*)\)$", str(error))
+    reason = redact(caused[1])[:300] if caused else _first_line(error)
+    return RegistryError(
+        f"MLflow at {redact(uri)} cannot be reached, so fleet could not {action}: {reason}; "
+        "check tracking_uri in fleet.yaml and that the server or the folder is there"
+    )
 
 
 def is_missing(error: Any) -> bool:

@@ -10,7 +10,6 @@ from fleet.engine.adapters import Adapter, AdapterBank
 from fleet.engine.base import Base, load_base
 from fleet.engine.constraint import ConstraintCompiler
 from fleet.engine.decode import Completion, Request, Scheduler
-from fleet.engine.gemma import Gemma
 from fleet.engine.prompt import Renderer
 from fleet.engine.specs import ConstraintSpec, LoraSpec, TextSpec
 from fleet.engine.trunk import run_trunk
@@ -45,10 +44,9 @@ class Shop:
         slot: int,
         limit: int = 24,
         sampling: TextSpec | None = None,
-        model: Gemma | None = None,
     ) -> Request:
         """A job for the expert in a slot; a text is drawn as its spec says, other answers if asked for."""
-        (state,) = run_trunk(model or self.base.model, DEPTH, [self.renderer.job_ids(job)])
+        (state,) = run_trunk(self.base.model, DEPTH, [self.renderer.job_ids(job)])
         return Request(
             job_id=name,
             state=state,

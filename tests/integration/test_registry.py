@@ -367,8 +367,11 @@ class TestUnreachable:
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
         caplog.set_level("DEBUG")
-        with pytest.raises(RegistryError, match=r"127\.0\.0\.1:9"):
+        with pytest.raises(RegistryError, match=r"127\.0\.0\.1:9.*refused.*check tracking_uri"):
             Registry("http://127.0.0.1:9", tmp_path).champions()
+        assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+            "MLflow at http://127.0.0.1:9 does not answer, trying again"
+        ]
         retries = [record for record in caplog.records if "Retrying" in record.getMessage()]
         assert [(record.name, record.levelname) for record in retries] == [
             ("fleet.registry.door", "DEBUG")
