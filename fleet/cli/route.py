@@ -65,8 +65,8 @@ class Wishes:
     type=click.Choice(WEIGHTS),
     default="bf16",
     show_default=True,
-    help="Weights to answer with. On a CPU int8 is faster for labels and for many jobs at a time, int4 for one "
-    "long text; both change some answers, neither the routing.",
+    help="Weights to answer with. On a CPU int8 is faster for labels and for many jobs at a time, int4 for "
+    "one long text; both change some answers, neither the routing.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; JSON lines for many jobs.")
 @click.option(
