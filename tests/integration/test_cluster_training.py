@@ -221,7 +221,7 @@ def test_an_interruption_leaves_a_checkpoint_from_which_the_next_run_goes_on(
             if progress.state == "training" and progress.step > 3:
                 raise KeyboardInterrupt
 
-    work = [assignment("first", 150), assignment("second", 20)]
+    work = [assignment("first", 250), assignment("second", 20)]
     impatient = Impatient(storage)
     with pytest.raises(KeyboardInterrupt):
         train(impatient, work, base)
