@@ -11,10 +11,19 @@ from fleet.engine.base import Base, load_base
 from fleet.engine.constraint import ConstraintCompiler
 from fleet.engine.decode import Completion, Request, Scheduler
 from fleet.engine.prompt import Renderer
-from fleet.engine.specs import ConstraintSpec, LoraSpec, TextSpec
+from fleet.engine.specs import ConstraintSpec, LabelSpec, LoraSpec, TextSpec
 from fleet.engine.trunk import run_trunk
 
 DEPTH = 2
+_LABELS = LabelSpec(("good", "goodish", "bad"))
+MIXED: list[tuple[TextSpec | LabelSpec, str, int]] = [
+    (TextSpec(), "Anna met Bo", 0),
+    (_LABELS, "so so", 1),
+    (TextSpec(), "once upon a time there was", 2),
+    (_LABELS, "never again", -1),
+    (TextSpec(), "a", 0),
+]
+"""Constraint, job and slot: texts and labels, for several experts and the bare base."""
 
 
 class Shop:

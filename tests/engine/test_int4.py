@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shop import DEPTH, Shop
+from shop import DEPTH, MIXED, Shop
 
 from fleet.engine.decode import Completion, Scheduler
 from fleet.engine.int4 import BLOCK, Int4Matrix, snap
@@ -53,19 +53,11 @@ def answer(shop: Shop, jobs: list[tuple[TextSpec | LabelSpec, str, int]], decode
 
 
 def test_an_answer_in_4_bits_does_not_depend_on_its_company(shop: Shop) -> None:
-    labels = LabelSpec(("good", "goodish", "bad"))
-    jobs: list[tuple[TextSpec | LabelSpec, str, int]] = [
-        (TextSpec(), "Anna met Bo", 0),
-        (labels, "so so", 1),
-        (TextSpec(), "once upon a time there was", 2),
-        (labels, "never again", -1),
-        (TextSpec(), "a", 0),
-    ]
-    together = answer(shop, jobs, True)
-    for job, completion in zip(jobs, together, strict=True):
+    together = answer(shop, MIXED, True)
+    for job, completion in zip(MIXED, together, strict=True):
         (alone,) = answer(shop, [job], True)
         assert alone.value == completion.value
-    exact = answer(shop, jobs, False)
+    exact = answer(shop, MIXED, False)
     # Labels end within the first passes, whose weights are the base's own; texts go on in 4 bits.
     assert [c.value for c in exact] != [c.value for c in together]
 

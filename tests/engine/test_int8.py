@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shop import DEPTH, Shop
+from shop import DEPTH, MIXED, Shop
 
 from fleet.engine.base import load_base
 from fleet.engine.batch import Batch
@@ -150,20 +150,12 @@ def test_the_whole_head_is_rounded_and_its_rows_are_not(shop: Shop) -> None:
 def test_an_answer_in_8_bits_is_the_same_in_company(shop: Shop) -> None:
     # In fp32 what enters the products hardly depends on the company, so that codes are the same.
     model = shop.base.model.int8(DEPTH)
-    labels = LabelSpec(("good", "goodish", "bad"))
-    jobs: list[tuple[TextSpec | LabelSpec, str, int]] = [
-        (TextSpec(), "Anna met Bo", 0),
-        (labels, "so so", 1),
-        (TextSpec(), "once upon a time there was", 2),
-        (labels, "never again", -1),
-        (TextSpec(), "a", 0),
-    ]
 
     def answer(jobs: list[tuple[TextSpec | LabelSpec, str, int]]) -> list[Completion]:
         requests = [shop.request(str(i), *job) for i, job in enumerate(jobs)]
         return Scheduler(model, shop.bank, DEPTH, max_rows=3).run(requests)
 
-    for job, completion in zip(jobs, answer(jobs), strict=True):
+    for job, completion in zip(MIXED, answer(MIXED), strict=True):
         (alone,) = answer([job])
         assert alone.value == completion.value
         assert alone.confidence == pytest.approx(completion.confidence, rel=0.05)
