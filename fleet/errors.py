@@ -14,7 +14,8 @@
     │   └── SealError             other base, tokenizer or prompt than it was trained with
     ├── TrainingError             a training that cannot go on
     ├── RegistryError             MLflow answers no, or not at all
-    └── ClusterError              Ray cannot do what was asked
+    ├── ClusterError              Ray cannot do what was asked
+    └── OverloadError             more work than may wait: come again later
 
 A message names the file and field, the rule, the value it got, and what to do next.
 """
@@ -37,6 +38,7 @@ __all__ = [
     "InputError",
     "JobError",
     "ManifestError",
+    "OverloadError",
     "ProjectError",
     "RegistryError",
     "SealError",
@@ -128,6 +130,14 @@ class RegistryError(FleetError):
 
 class ClusterError(FleetError):
     """Ray cannot do what was asked."""
+
+
+class OverloadError(FleetError):
+    """More work waits already than may; ``seconds`` is when to come again."""
+
+    def __init__(self, message: str, seconds: int) -> None:
+        self.seconds = seconds
+        super().__init__(message)
 
 
 def suggest(name: str, known: Iterable[str], none: str = "none") -> str:

@@ -1,17 +1,18 @@
-"""One process that answers: base, router, champions. No cluster, no server.
+"""One process that answers: base, router, champions. One thread; no cluster, no server.
 
-The trunk runs once per job: the router reads its states and the chosen expert goes on from them.
-Experts are loaded when first needed, by digest, and checked before they may answer; one that fails is
-quarantined with its reason and disturbs no other. Which versions are champions is resolved once, when
-the host is opened.
+A job passes three stages. ``take`` runs the trunk once, lets the router read its states and resolves which
+versions are asked. ``start`` gives an expert its part of the work, which joins the running batch at the
+next ``step``. A version that must not answer is quarantined with its reason and disturbs no other.
+
+``answer`` does all of it for a list of jobs, and loads what they need; ``fleet.live`` does it without end.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,21 @@ from fleet.engine.constraint import ConstraintCompiler
 from fleet.engine.decode import Completion, Request, Scheduler
 from fleet.engine.prompt import Renderer, render_job
 from fleet.engine.specs import PromptSpec, TextSpec, Weights
-from fleet.engine.trunk import TrunkState, run_trunk
+from fleet.engine.trunk import run_trunk
 from fleet.engine.weights import ServedModels
 from fleet.errors import FleetError, InputError, JobError, RegistryError, suggest
 from fleet.job import Answer, Job, Receipt, Result
-from fleet.loaded import LoadedExpert, LoadedExperts
+from fleet.loaded import EXPERT_BYTES, CheckedExpert, LoadedExpert, LoadedExperts, check_expert
 from fleet.project import Project
-from fleet.registry.store import ROUTER, Registry
+from fleet.registry.store import Registry
 from fleet.registry.version import VersionInfo
+from fleet.roster import Roster
 from fleet.routing.artifact import load_router
 from fleet.routing.decision import Decision
 from fleet.routing.explain import explain
 from fleet.routing.head import TOP, Router
 from fleet.stores import artifact_cache, open_base, open_registry
+from fleet.ticket import Ticket
 
 log = logging.getLogger(__name__)
 
@@ -42,234 +45,319 @@ BATCH_JOBS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Failure:
-    """Why one expert has no answer to a job."""
+class LoadedRouter:
+    """A router that may decide, and its version."""
 
-    reason: str
-    bad_job: bool = False
+    router: Router
+    version: int
 
 
-@dataclass(slots=True)
-class _Asked:
-    """A job on its way through the stages."""
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One expert's work for a ticket."""
 
-    job: Job
-    fields: Mapping[str, str]
-    text: str
-    ids: list[int]
-    state: TrunkState | None = None
-    decision: Decision | None = None
-    tasks: tuple[str, ...] = ()
-    answers: list[Answer] = field(default_factory=list)
-    failed: dict[str, _Failure] = field(default_factory=dict)
-    error: str | None = None
-    """Why no expert was asked at all."""
-    bad_job: bool = False
+    ticket: Ticket
+    task: str
+    input_tokens: int
 
-    def result(self) -> Result:
-        error, bad_job = self.error, self.bad_job
-        chosen = None if self.decision is None else self.decision.task
-        blamed = [self.failed[chosen]] if chosen in self.failed else []
-        if chosen is None and not self.answers:
-            blamed = list(self.failed.values())
-        if blamed:
-            error = "; ".join(failure.reason for failure in blamed)
-            bad_job = all(failure.bad_job for failure in blamed)
-        failed = {task: failure.reason for task, failure in self.failed.items()}
-        return Result(self.job.id, self.decision, tuple(self.answers), error, bad_job, failed)
+    @property
+    def info(self) -> VersionInfo:
+        return self.ticket.versions[self.task]
 
 
 class Host:
-    """Champions of one registry over one base. Not for concurrent use by threads."""
+    """Champions of one registry over one base. Not for concurrent use by threads, but for ``check``."""
 
     def __init__(
         self,
         base: Base,
         registry: Registry,
-        champions: Mapping[str, VersionInfo],
-        router: Router | None,
-        router_version: int | None,
         *,
         depth: int,
         cache: Path,
-        router_fault: str = "there is no router yet",
         weights: Weights = "bf16",
+        room: int = EXPERT_BYTES,
     ) -> None:
+        """``depth`` is the number of trunk layers, ``room`` the bytes of experts kept without need.
+
+        Experts are checked with the base's own weights, whichever ``weights`` answer. Raises
+        ``InputError`` when this base or device has no such weights.
+        """
         self.base = base
         self.weights: Weights = weights
-        self._models = _served(base, weights, depth)
-        self.champions = dict(champions)
-        self.router = router
-        self.router_version = router_version
-        self.router_fault = router_fault
+        self.champions: dict[str, VersionInfo] = {}
+        """Who is asked from now on, by task."""
+        self.router: LoadedRouter | None = None
+        self.router_fault = "there is no router yet"
+        self.experts = LoadedExperts(base, depth=depth, room=room)
+        self._registry = registry
+        self._cache = cache
         self._depth = depth
+        self._models = _served(base, weights, depth)
         self._renderer = Renderer.of(base.tokenizer)
         self._compiler = ConstraintCompiler(base.tokenizer)
-        self._loaded = LoadedExperts(base, registry, self.champions, depth=depth, cache=cache)
+        self._faults: dict[str, str] = {}
+        self._scheduler = self._fresh_scheduler()
+        self._flying: dict[str, _Part] = {}
+        self._numbers = count()
 
     @classmethod
     def open(cls, project: Project, *, weights: Weights = "bf16") -> Host:
         """The project's champions and router as they are now.
 
-        Experts are checked with the base's own weights, whichever ``weights`` answer.
-
-        Raises ``RegistryError`` when there is no champion at all, ``InputError`` when this base or device
-        has no such weights.
+        Raises ``RegistryError`` when there is no champion at all, ``InputError`` as the constructor does.
         """
         registry = open_registry(project)
-        champions = registry.champions()
-        known_router = champions.pop(ROUTER, None)
-        if not champions:
+        roster = Roster.read(registry)
+        if not roster.champions:
             raise RegistryError(
                 "no task has a champion yet: train some (fleet train-all), or fleet promote one"
             )
-        base = open_base(project)
-        cache = artifact_cache(project)
-        router, router_fault = None, "there is no router yet"
-        if known_router is not None:
-            try:
-                router = load_router(registry.fetch(known_router, cache), digest=known_router.digest)
-                router.check_base(base.fingerprint)
-            except FleetError as error:
-                # Jobs that name their task do not need it.
-                router, router_fault = None, str(error)
-                log.error("the router cannot be used: %s", error)
-        return cls(
-            base,
+        host = cls(
+            open_base(project),
             registry,
-            champions,
-            router,
-            None if known_router is None else known_router.version,
             depth=project.config.trunk_layers,
-            cache=cache,
-            router_fault=router_fault,
+            cache=artifact_cache(project),
             weights=weights,
         )
+        host.champions = dict(roster.champions)
+        if roster.router is not None:
+            try:
+                host.router = host.check_router(roster.router)
+            except FleetError as error:
+                # Jobs that name their task do not need it.
+                host.router_fault = str(error)
+                log.error("the router cannot be used: %s", error)
+        return host
+
+    # ---- versions
+
+    def check(self, info: VersionInfo) -> CheckedExpert:
+        """Fetch and check a version; any thread may. Raises ``FleetError`` when it must not answer."""
+        try:
+            return check_expert(self.base, self._registry, self._cache, info)
+        except FleetError:
+            raise
+        except Exception as error:  # whatever an artifact holds, only its own jobs may suffer
+            raise FleetError(f"{type(error).__name__}: {error}") from error
+
+    def check_router(self, info: VersionInfo) -> LoadedRouter:
+        """Fetch and check a router; any thread may. Raises ``FleetError`` when it must not decide."""
+        router = load_router(self._registry.fetch(info, self._cache), digest=info.digest)
+        router.check_base(self.base.fingerprint)
+        return LoadedRouter(router, info.version)
+
+    def add(self, checked: CheckedExpert) -> None:
+        """Give a checked expert its place; whatever was said against this very artifact is forgotten."""
+        self._faults.pop(checked.digest, None)
+        self.experts.add(checked)
+        self._scheduler.rebank(self.experts.bank)
+
+    def quarantine(self, info: VersionInfo, reason: str) -> None:
+        """No job is given to this version any more; those that it is answering go on."""
+        self._faults[_key(info)] = reason
+        self.experts.drop(info.digest)
+        log.error("%s is quarantined: %s", info.task, reason)
+
+    def fault(self, info: VersionInfo) -> str | None:
+        """Why this version must not answer; None as far as is known."""
+        return self._faults.get(_key(info))
 
     @property
     def quarantined(self) -> Mapping[str, str]:
-        """Tasks whose expert must not answer, with the reason."""
-        return self._loaded.quarantined
+        """Tasks whose champion must not answer, with the reason."""
+        faults = {task: self.fault(info) for task, info in self.champions.items()}
+        return {task: fault for task, fault in faults.items() if fault is not None}
+
+    # ---- jobs, all at once
 
     def answer(self, jobs: Sequence[Job], *, top: int = 1) -> list[Result]:
         """Route and answer jobs, in their order; a bad job is its own result's error.
 
         With ``top`` above 1 the likeliest so many experts answer from the same trunk states.
         """
-        results: list[Result] = []
-        for start in range(0, len(jobs), BATCH_JOBS):
-            results += self._answer_batch(jobs[start : start + BATCH_JOBS], top)
-        return results
+        tickets = [Ticket(job, top) for job in jobs]
+        for begin in range(0, len(tickets), BATCH_JOBS):
+            batch = tickets[begin : begin + BATCH_JOBS]
+            for ticket in batch:
+                ticket.lap("wait")
+            self.take(batch)
+            # Before any of them starts: the bank may have to grow.
+            self._load([info for ticket in batch for info in ticket.versions.values()])
+            for ticket in batch:
+                ticket.lap("load")
+                for task in ticket.versions:
+                    self.start(ticket, task)
+            while self.busy:
+                self.step()
+        return [ticket.result() for ticket in tickets]
 
     def explain(self, job: Job, *, neighbours: int = 3) -> dict[str, Any]:
         """Why the router decides on a job as it does. Raises ``JobError`` or ``RegistryError``."""
         if self.router is None:
             raise RegistryError(f"{self.router_fault}: fleet router fit")
-        asked = self._ask(job)
-        if asked.error:
-            raise JobError(asked.error)
-        (state,) = run_trunk(self._models.reader, self._depth, [asked.ids], taps=self.router.taps)
-        return explain(self.router, state.means, neighbours=neighbours)
+        router = self.router.router
+        ticket = Ticket(job)
+        self._read(ticket)
+        if ticket.refused:
+            raise JobError(ticket.refused.reason)
+        (state,) = run_trunk(self._models.reader, self._depth, [ticket.ids], taps=router.taps)
+        return explain(router, state.means, neighbours=neighbours)
 
-    def _answer_batch(self, jobs: Sequence[Job], top: int) -> list[Result]:
-        asked = [self._ask(job) for job in jobs]
-        clock = _Clock()
-        going = [a for a in asked if a.error is None]
-        taps = () if self.router is None else self.router.taps
-        ids = [a.ids for a in going]
-        for a, state in zip(going, run_trunk(self._models.reader, self._depth, ids, taps=taps), strict=True):
-            a.state = state
-        clock.lap("trunk")
-        self._decide(going, top)
-        clock.lap("route")
-        self._complete([a for a in going if a.error is None], clock)
-        return [a.result() for a in asked]
+    def _load(self, infos: Sequence[VersionInfo]) -> None:
+        for info in {_key(info): info for info in infos}.values():
+            if info.digest in self.experts or self.fault(info) is not None:
+                continue
+            try:
+                self.add(self.check(info))
+            except FleetError as error:
+                self.quarantine(info, str(error))
 
-    def _ask(self, job: Job) -> _Asked:
+    # ---- jobs, stage by stage
+
+    def take(self, tickets: Sequence[Ticket]) -> None:
+        """Read, route, and resolve who is asked. A ticket that nobody is asked about has ended."""
+        for ticket in tickets:
+            self._read(ticket)
+        going = [ticket for ticket in tickets if ticket.refused is None]
+        taps = () if self.router is None else self.router.router.taps
+        ids = [ticket.ids for ticket in going]
+        for ticket, state in zip(
+            going, run_trunk(self._models.reader, self._depth, ids, taps=taps), strict=True
+        ):
+            ticket.state = state
+            ticket.lap("trunk")
+        self._decide(going)
+        for ticket in going:
+            ticket.open = set(ticket.versions)
+            ticket.lap("route")
+
+    def start(self, ticket: Ticket, task: str) -> None:
+        """Give an expert in memory its part of a job; it runs with the next step, or has failed already."""
+        info = ticket.versions[task]
+        fault = self.fault(info)
+        expert = self.experts.get(info.digest)
+        if fault is not None or expert is None:
+            ticket.fail(task, f"{task} is quarantined: {fault or 'it is not in memory'}", "quarantined")
+            return
+        name = str(next(self._numbers))
         try:
-            fields = job.named_fields()
-            if job.task is not None and job.task not in self.champions:
-                raise JobError(self._no_such_task(job.task))
-            text = render_job(PromptSpec(tuple(fields) or ("text",), " "), fields)
-            ids = self._renderer.job_ids(text)
-            if len(ids) > ROUTED_TOKENS:
-                raise JobError(f"the job has {len(ids)} tokens, at most {ROUTED_TOKENS} are read: shorten it")
+            request = self._request(ticket, expert, name)
         except JobError as error:
-            return _Asked(job, {}, "", [], error=str(error), bad_job=True)
-        return _Asked(job, fields, text, ids)
+            ticket.fail(task, str(error), "bad-job")
+            return
+        except ValueError as error:  # a constraint that this release does not know
+            self.quarantine(info, str(error))
+            ticket.fail(task, f"{task} is quarantined: {error}", "quarantined")
+            return
+        self.experts.pin(info.digest)
+        self._flying[name] = _Part(ticket, task, len(request.state.ids))
+        self._scheduler.submit(request)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._flying)
+
+    @property
+    def room(self) -> int:
+        """How many parts more would join the next step."""
+        return self._scheduler.room
+
+    def step(self) -> list[Ticket]:
+        """One pass for everything that runs; the tickets that ended with it."""
+        ended = []
+        for completion in self._scheduler.step():
+            part = self._flying.pop(completion.job_id)
+            self._receive(part, completion)
+            if part.ticket.ended:
+                ended.append(part.ticket)
+        return ended
+
+    def drop(self, ticket: Ticket) -> None:
+        """Nobody waits for this ticket any more: its places in the batch are free for the next step."""
+        for name, part in list(self._flying.items()):
+            if part.ticket is ticket:
+                self._scheduler.cancel(name)
+                del self._flying[name]
+                self.experts.unpin(part.info.digest)
+
+    def texts(self, tickets: Collection[Ticket]) -> dict[Ticket, str]:
+        """What is certain so far of the texts that single experts are writing for these tickets."""
+        wanted = {
+            name: part.ticket
+            for name, part in self._flying.items()
+            if part.ticket in tickets and len(part.ticket.versions) == 1
+        }
+        return {wanted[name]: text for name, text in self._scheduler.texts(wanted).items()}
+
+    def abandon(self) -> list[Ticket]:
+        """After a step that raised: begin with an empty batch; the tickets that were in the old one."""
+        lost = list(dict.fromkeys(part.ticket for part in self._flying.values()))
+        for part in self._flying.values():
+            self.experts.unpin(part.info.digest)
+        self._flying.clear()
+        self._scheduler = self._fresh_scheduler()
+        return lost
+
+    def _fresh_scheduler(self) -> Scheduler:
+        return Scheduler(self._models.reader, self.experts.bank, self._depth, decoder=self._models.decoder)
+
+    def _read(self, ticket: Ticket) -> None:
+        job = ticket.job
+        try:
+            ticket.fields = job.named_fields()
+            for task in job.tasks:
+                if task not in self.champions:
+                    ticket.refuse(self._no_such_task(task), "unknown-task")
+                    return
+            ticket.text = render_job(PromptSpec(tuple(ticket.fields) or ("text",), " "), ticket.fields)
+            ticket.ids = self._renderer.job_ids(ticket.text)
+            if len(ticket.ids) > ROUTED_TOKENS:
+                raise JobError(
+                    f"the job has {len(ticket.ids)} tokens, at most {ROUTED_TOKENS} are read: shorten it"
+                )
+        except JobError as error:
+            ticket.refuse(str(error), "bad-job")
 
     def _no_such_task(self, task: str) -> str:
         return f"no champion for a task called {task}; {suggest(task, self.champions)}"
 
-    def _decide(self, going: Sequence[_Asked], top: int) -> None:
-        free = [a for a in going if a.job.task is None]
-        for a in going:
-            if a.job.task is not None:
-                a.decision = Decision.forced(a.job.task)
-                a.tasks = (a.job.task,)
-        if free and self.router is None:
-            for a in free:
-                a.error = f"{self.router_fault}: name the task (--task), or fit the router (fleet router fit)"
+    def _decide(self, going: Sequence[Ticket]) -> None:
+        for ticket in going:
+            if ticket.job.tasks:
+                ticket.decision = Decision.forced(*ticket.job.tasks)
+                ticket.versions = {task: self.champions[task] for task in ticket.job.tasks}
+        free = [ticket for ticket in going if not ticket.job.tasks]
+        if self.router is None:
+            for ticket in free:
+                ticket.refuse(
+                    f"{self.router_fault}: name the task (--task), or fit the router (fleet router fit)",
+                    "no-router",
+                )
             return
-        if free and self.router is not None:
-            means = [a.state.means for a in free if a.state is not None]
-            for a, decision in zip(
-                free, self.router.decide(means, known=self.champions, top=max(top, TOP)), strict=True
-            ):
-                a.decision = decision
-                if decision.kind == "route" and decision.task is not None:
-                    ranked = [task for task, _ in decision.scores if task != decision.task]
-                    a.tasks = (decision.task, *ranked[: top - 1])
-                elif decision.kind == "clarify" and top > 1:
-                    a.tasks = decision.tasks[:top]
+        means = [ticket.state.means for ticket in free if ticket.state is not None]
+        top = max([TOP, *(ticket.top for ticket in free)])
+        decisions = self.router.router.decide(means, known=self.champions, top=top)
+        for ticket, decision in zip(free, decisions, strict=True):
+            ticket.decision, ticket.router_version = decision, self.router.version
+            asked: Sequence[str] = ()
+            if decision.kind == "route" and decision.task is not None:
+                ranked = [task for task, _ in decision.scores if task != decision.task]
+                asked = (decision.task, *ranked[: ticket.top - 1])
+            elif decision.kind == "clarify" and ticket.top > 1:
+                asked = decision.tasks[: ticket.top]
+            ticket.versions = {task: self.champions[task] for task in asked}
 
-    def _complete(self, going: Sequence[_Asked], clock: _Clock) -> None:
-        experts = self._loaded.load(sorted({task for a in going for task in a.tasks}))
-        clock.lap("load")
-        requests: list[Request] = []
-        origin: list[tuple[_Asked, LoadedExpert, int]] = []
-        for a in going:
-            for task in a.tasks:
-                if task not in experts:
-                    a.failed[task] = _Failure(f"{task} is quarantined: {self.quarantined[task]}")
-                    continue
-                try:
-                    request = self._request(a, experts[task], len(requests))
-                except JobError as error:
-                    a.failed[task] = _Failure(str(error), bad_job=True)
-                    continue
-                except ValueError as error:  # a constraint that this release does not know
-                    # Its place stays taken: jobs that were asked before may be about to run.
-                    self._loaded.quarantine(task, str(error))
-                    a.failed[task] = _Failure(f"{task} is quarantined: {error}")
-                    continue
-                requests.append(request)
-                origin.append((a, experts[task], len(request.state.ids)))
-        scheduler = Scheduler(
-            self._models.reader, self._loaded.bank, self._depth, decoder=self._models.decoder
-        )
-        completions = scheduler.run(requests)
-        clock.lap("expert")
-        for (a, expert, tokens), completion in zip(origin, completions, strict=True):
-            task = expert.info.task
-            if completion.error:
-                self._loaded.dismiss(task, completion.error)
-                a.failed[task] = _Failure(f"{task} is quarantined: {completion.error}")
-            elif completion.fault:
-                a.failed[task] = _Failure(f"{task}: {completion.fault}")
-            else:
-                a.answers.append(self._receive(a, expert, completion, tokens, clock))
-
-    def _request(self, a: _Asked, expert: LoadedExpert, number: int) -> Request:
-        spec = expert.spec
-        fields = a.fields
+    def _request(self, ticket: Ticket, expert: LoadedExpert, name: str) -> Request:
+        spec = expert.checked.spec
+        fields = ticket.fields
         if len(spec.prompt.fields) == 1 and len(fields) == 1:
             # A bare text goes into the one field that there is, whatever its name.
             fields = {spec.prompt.fields[0]: next(iter(fields.values()))}
         text = render_job(spec.prompt, fields)
-        state = a.state
+        state = ticket.state
         assert state is not None
-        if text != a.text:
+        if text != ticket.text:
             ids = self._renderer.job_ids(text)
             (state,) = run_trunk(self._models.reader, self._depth, [ids])
         if len(state.ids) > spec.max_input_tokens:
@@ -278,42 +366,59 @@ class Host:
                 "shorten it, or raise serving.max_input_tokens and train again"
             )
         return Request(
-            job_id=str(number),
+            job_id=name,
             state=state,
             suffix=tuple(self._renderer.suffix_ids(spec.prompt.suffix)),
             constraint=self._compiler.start(spec.constraint, text),
             slot=expert.slot,
             max_output_tokens=spec.max_output_tokens,
             first_layer=spec.adapter.layers[0],
-            temperature=expert.card.temperature,
+            temperature=expert.checked.card.temperature,
             sampling=spec.constraint if isinstance(spec.constraint, TextSpec) else None,
         )
 
-    def _receive(
-        self, a: _Asked, expert: LoadedExpert, completion: Completion, tokens: int, clock: _Clock
-    ) -> Answer:
-        assert a.decision is not None
-        receipt = Receipt(
-            task=expert.info.task,
-            version=expert.info.version,
-            digest=expert.info.digest,
+    def _receive(self, part: _Part, completion: Completion) -> None:
+        ticket, task, info = part.ticket, part.task, part.info
+        ticket.lap("expert")
+        if completion.error:
+            self.quarantine(info, completion.error)
+            ticket.fail(task, f"{task} is quarantined: {completion.error}", "quarantined")
+        elif completion.fault:
+            ticket.fail(task, f"{task}: {completion.fault}", "failed")
+        else:
+            ticket.answer(
+                Answer(
+                    task,
+                    completion.value,
+                    completion.text,
+                    completion.confidence,
+                    completion.truncated,
+                    self._receipt(part, completion),
+                )
+            )
+        self.experts.unpin(info.digest)
+
+    def _receipt(self, part: _Part, completion: Completion) -> Receipt:
+        ticket, info = part.ticket, part.info
+        assert ticket.decision is not None
+        return Receipt(
+            task=info.task,
+            version=info.version,
+            digest=info.digest,
             base_fingerprint=self.base.fingerprint,
-            router_version=None if a.job.task is not None else self.router_version,
-            decision=a.decision.kind if a.job.task is None else "forced",
+            router_version=ticket.router_version,
+            decision=ticket.decision.kind if not ticket.job.tasks else "forced",
             confidence=completion.confidence,
-            input_tokens=tokens,
+            input_tokens=part.input_tokens,
             output_tokens=completion.tokens,
             weights=self.weights,
-            milliseconds=clock.milliseconds,
+            milliseconds=dict(ticket.milliseconds),
         )
-        return Answer(
-            expert.info.task,
-            completion.value,
-            completion.text,
-            completion.confidence,
-            completion.truncated,
-            receipt,
-        )
+
+
+def _key(info: VersionInfo) -> str:
+    """What a version is known by here: its content, and without a digest nothing but its own name."""
+    return info.digest or info.label
 
 
 def _served(base: Base, weights: Weights, depth: int) -> ServedModels:
@@ -321,14 +426,3 @@ def _served(base: Base, weights: Weights, depth: int) -> ServedModels:
         return ServedModels.of(base.model, weights, depth)
     except ValueError as error:
         raise InputError(f"--weights {weights}: {error}; use bf16") from error
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.milliseconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.milliseconds[stage] = round((now - self._last) * 1000, 2)
-        self._last = now

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from fleet.engine.specs import Weights
 from fleet.errors import JobError
 from fleet.routing.decision import Decision
 
+FaultCode = Literal["bad-job", "unknown-task", "no-router", "quarantined", "overloaded", "deadline", "failed"]
+"""Why there is no answer: the job's own fault; no champion for its task; nobody to route it; an expert that
+must not answer; more work than may wait; its time is over; a failure of ours, worth another try."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One incoming piece of work: a text or named fields, perhaps for a named task."""
+    """One incoming piece of work: a text or named fields, perhaps for one or several named tasks."""
 
     id: str
     text: str | None = None
     fields: Mapping[str, str] | None = None
-    task: str | None = None
+    task: str | tuple[str, ...] | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that it names; the router is asked when there is none."""
+        if self.task is None:
+            return ()
+        return (self.task,) if isinstance(self.task, str) else self.task
 
     def named_fields(self) -> Mapping[str, str]:
         """The fields; a bare text is the field ``text``. Raises ``JobError`` when there is neither."""
@@ -45,7 +56,7 @@ class Receipt:
     weights: Weights
     """What the base's weights were multiplied as."""
     milliseconds: Mapping[str, float]
-    """By stage, of the batch that the job travelled in."""
+    """By stage, waiting for the rest of its batch included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,5 +80,7 @@ class Result:
     """Why the expert that the job was routed to has not answered, or, without such a one, nobody has."""
     bad_job: bool = False
     """Whether the error is the job's own fault, so that it fails again until the job is mended."""
+    code: FaultCode | None = None
+    """What kind of error it is."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Every expert that was asked and has not answered, with its reason."""

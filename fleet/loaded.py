@@ -1,13 +1,13 @@
-"""Experts in memory: fetched by digest, checked, given a slot in the bank, or quarantined with a reason.
+"""Experts in memory: checked outside of the bank, then given a slot in it, by digest.
 
-One that fails disturbs no other: its slot is freed before anybody is asked, and those that are there
-keep theirs when the bank grows. Knows nothing of jobs, of routing or of who became champion and why.
+Checking (``check_expert``) may run beside everything else; the bank belongs to one thread. An expert is
+put in its place before another one has to leave, and none leaves while a job needs it. Knows nothing of
+jobs, of routing or of who became champion and why.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,92 +16,136 @@ from fleet.engine.base import Base
 from fleet.engine.body import Body
 from fleet.engine.expert import ExpertCard, check_fits, read_expert, self_check
 from fleet.engine.specs import TaskSpec
-from fleet.errors import ArtifactError, FleetError
+from fleet.errors import ArtifactError
 from fleet.manifest import Manifest
 from fleet.recipe import task_spec
 from fleet.registry.store import Registry
 from fleet.registry.version import VersionInfo
 
-log = logging.getLogger(__name__)
+EXPERT_BYTES = 4 * 2**30
+"""Of experts that are kept in memory although no job needs them."""
 
 
-@dataclass(slots=True)
-class LoadedExpert:
-    """An expert that passed its checks, and its slot in the bank."""
+@dataclass(frozen=True, slots=True)
+class CheckedExpert:
+    """An expert that may answer."""
 
-    info: VersionInfo
+    digest: str
     spec: TaskSpec
     card: ExpertCard
     adapter: Adapter | Body
+
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors."""
+        return sum(tensor.nbytes for tensor in self.adapter.tensors.values())
+
+
+def check_expert(base: Base, registry: Registry, cache: Path, info: VersionInfo) -> CheckedExpert:
+    """Fetch a version, and let it through if it is what was registered, for this base, and says what it said.
+
+    Touches no bank but one of its own, so any thread may call it. Raises ``FleetError`` when the version
+    must not answer.
+    """
+    adapter, card = read_expert(registry.fetch(info, cache), digest=info.digest)
+    if card.task != info.task:
+        raise ArtifactError(f"{info.label} is an expert for {card.task}: promote another version")
+    spec = task_spec(Manifest.model_validate(card.manifest))
+    check_fits(base, spec, card)
+    made = adapter.full if isinstance(adapter, Body) else adapter.lora
+    if made != spec.adapter:
+        # Its first layer decides from where on a job is computed with it.
+        raise ArtifactError(f"{info.task}: the adapter is {made}, its manifest says {spec.adapter}")
+    self_check(base, AdapterBank.alone(base.model, adapter), 0, spec, card)
+    return CheckedExpert(info.digest, spec, card, adapter)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedExpert:
+    """A checked expert and its slot in the bank."""
+
+    checked: CheckedExpert
     slot: int
 
 
 class LoadedExperts:
-    """The champions that have been needed so far, over one base. Not for concurrent use by threads."""
+    """Checked experts in one bank. Not for concurrent use by threads."""
 
-    def __init__(
-        self, base: Base, registry: Registry, champions: Mapping[str, VersionInfo], *, depth: int, cache: Path
-    ) -> None:
-        """``depth`` is the number of trunk layers; artifacts are downloaded into ``cache``."""
-        self.quarantined: dict[str, str] = {}
-        """Task to reason."""
+    def __init__(self, base: Base, *, depth: int, room: int = EXPERT_BYTES) -> None:
+        """``depth`` is the number of trunk layers; ``room`` in bytes holds for experts that nobody needs."""
         self.bank: AdapterBank | None = None
         """What the slots are about; another object after it had to grow, None before the first expert."""
         self._base = base
-        self._registry = registry
-        self._champions = champions
         self._depth = depth
-        self._cache = cache
-        self._experts: dict[str, LoadedExpert] = {}
+        self._room = room
+        self._experts: OrderedDict[str, LoadedExpert] = OrderedDict()
+        self._pins: Counter[str] = Counter()
+        self._leaving: set[str] = set()
 
-    def load(self, tasks: Sequence[str]) -> dict[str, LoadedExpert]:
-        """Those of the tasks' experts that may answer; the others are quarantined."""
-        experts: dict[str, LoadedExpert] = {}
-        for task in tasks:
-            if task in self.quarantined:
-                continue
-            try:
-                experts[task] = self._expert(task)
-            except FleetError as error:
-                self.quarantine(task, str(error))
-            except Exception as error:  # whatever an artifact holds, only its own jobs may suffer
-                self.quarantine(task, f"{type(error).__name__}: {error}")
-        return experts
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._experts
 
-    def quarantine(self, task: str, reason: str) -> None:
-        """No job is given to the task's expert any more; what is in the bank stays where it is."""
-        self.quarantined[task] = reason
-        log.error("%s is quarantined: %s", task, reason)
+    def get(self, digest: str) -> LoadedExpert | None:
+        """The expert, which counts as used now."""
+        if digest in self._experts:
+            self._experts.move_to_end(digest)
+        return self._experts.get(digest)
 
-    def dismiss(self, task: str, reason: str) -> None:
-        """Quarantine the task's expert and free its slot. No scheduler may be running over the bank."""
-        self.quarantine(task, reason)
-        expert = self._experts.pop(task, None)
+    def add(self, checked: CheckedExpert) -> LoadedExpert:
+        """Give an expert a slot; if room is short, those used longest ago leave, unless a job needs them."""
+        self._leaving.discard(checked.digest)
+        found = self.get(checked.digest)
+        if found is not None:
+            return found
+        bank, slot = self._place(checked.adapter)
+        bank.load(slot, checked.adapter)
+        expert = self._experts[checked.digest] = LoadedExpert(checked, slot)
+        self._make_room(checked.digest)
+        return expert
+
+    @property
+    def full(self) -> bool:
+        """Whether one more would make another one leave."""
+        return self._held + max((e.checked.size for e in self._experts.values()), default=0) > self._room
+
+    @property
+    def _held(self) -> int:
+        return sum(expert.checked.size for expert in self._experts.values())
+
+    def pin(self, digest: str) -> None:
+        """A job needs this expert, whether it is here already or not."""
+        self._pins[digest] += 1
+
+    def unpin(self, digest: str) -> None:
+        """The job needs it no more."""
+        self._pins[digest] -= 1
+        if not self._pins[digest]:
+            del self._pins[digest]
+            if digest in self._leaving:
+                self._free(digest)
+            self._make_room()
+
+    def drop(self, digest: str) -> None:
+        """Free the expert's slot, as soon as no job needs it."""
+        if digest in self._pins:
+            self._leaving.add(digest)
+        else:
+            self._free(digest)
+
+    def _free(self, digest: str) -> None:
+        self._leaving.discard(digest)
+        expert = self._experts.pop(digest, None)
         if expert is not None and self.bank is not None:
             self.bank.clear(expert.slot)
 
-    def _expert(self, task: str) -> LoadedExpert:
-        """The loaded, checked champion of a task. Raises ``FleetError`` when it must not answer."""
-        if task in self._experts:
-            return self._experts[task]
-        info = self._champions[task]
-        adapter, card = read_expert(self._registry.fetch(info, self._cache), digest=info.digest)
-        spec = task_spec(Manifest.model_validate(card.manifest))
-        check_fits(self._base, spec, card)
-        made = adapter.full if isinstance(adapter, Body) else adapter.lora
-        if made != spec.adapter:
-            # Its first layer decides from where on a job is computed with it.
-            raise ArtifactError(f"{task}: the adapter is {made}, its manifest says {spec.adapter}")
-        adapter.check(self._base.model.config)
-        bank, slot = self._place(adapter)
-        bank.load(slot, adapter)
-        try:
-            self_check(self._base, bank, slot, spec, card)
-        except Exception:
-            bank.clear(slot)
-            raise
-        expert = self._experts[task] = LoadedExpert(info, spec, card, adapter, slot)
-        return expert
+    def _make_room(self, newest: str = "") -> None:
+        held = self._held
+        for digest in list(self._experts):
+            if held <= self._room:
+                return
+            if digest not in self._pins and digest != newest:
+                held -= self._experts[digest].checked.size
+                self._free(digest)
 
     def _place(self, adapter: Adapter | Body) -> tuple[AdapterBank, int]:
         """A free slot in a bank that can hold this adapter; the bank is made anew when it cannot."""
@@ -126,6 +170,6 @@ class LoadedExperts:
             device=model.device,
         )
         for expert in self._experts.values():
-            grown.load(expert.slot, expert.adapter)
+            grown.load(expert.slot, expert.checked.adapter)
         self.bank = grown
         return grown, next(slot for slot in range(grown.slots) if not grown.holds(slot))

@@ -124,7 +124,7 @@ def result_line(
     """What is written for a line: the result, or the line's own error."""
     content: dict[str, Any] = {"id": line.id, "job": line.digest}
     if result is None:
-        content.update(decision=None, answers=[], error=line.error, bad_job=True, failed={})
+        content.update(decision=None, answers=[], error=line.error, bad_job=True, code="bad-job", failed={})
     else:
         content.update({**plain(result), "id": line.id})
     if explained is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from fleet.engine.choice import Ask, choose
 from fleet.engine.constraint import Constraint
 from fleet.engine.gemma import Gemma
 from fleet.engine.specs import TextSpec
+from fleet.engine.text_constraint import TextConstraint
 from fleet.engine.trunk import TrunkState
 from fleet.errors import JobError
 
@@ -151,6 +152,23 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         return bool(self._waiting or self._running)
+
+    @property
+    def room(self) -> int:
+        """How many requests more would join the next step."""
+        return max(0, len(self._free_rows) - len(self._waiting))
+
+    def rebank(self, bank: AdapterBank | None) -> None:
+        """Go on with another bank that holds the same adapters in the same slots, and perhaps more."""
+        self._bank = bank
+
+    def texts(self, job_ids: Collection[str]) -> dict[str, str]:
+        """What is certain so far of the free texts that these jobs are being answered with."""
+        return {
+            running.request.job_id: running.request.constraint.certain()
+            for running in self._running
+            if running.request.job_id in job_ids and isinstance(running.request.constraint, TextConstraint)
+        }
 
     def run(self, requests: Sequence[Request]) -> list[Completion]:
         """Answer all; results in the order given (job ids must differ)."""

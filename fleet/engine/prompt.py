@@ -188,8 +188,11 @@ class Renderer:
         return known
 
     def _take_off(self) -> None:
-        self._backend.no_padding()
-        self._backend.no_truncation()
+        # Only where there is something to take off: changing a tokenizer while another thread encodes raises.
+        if self._backend.padding is not None:
+            self._backend.no_padding()
+        if self._backend.truncation is not None:
+            self._backend.no_truncation()
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a text as it stands: nothing in front or behind, no control token inside."""

@@ -58,3 +58,17 @@ class TextConstraint:
     def text(self) -> str:
         # Training targets start with one space; a limit may cut a character in two.
         return self._spelled.decode("utf-8", errors="ignore").removeprefix(" ")
+
+    def certain(self) -> str:
+        """The text so far that nothing will take back: without what may be the beginning of a stop string."""
+        held = max(
+            (
+                n
+                for stop in self._stops
+                for n in range(1, min(len(stop), len(self._spelled) + 1))
+                if self._spelled.endswith(stop[:n])
+            ),
+            default=0,
+        )
+        sure = self._spelled if self._stopped else self._spelled[: len(self._spelled) - held]
+        return sure.decode("utf-8", errors="ignore").removeprefix(" ")

@@ -40,9 +40,11 @@ class Decision:
             raise ValueError("a decision names its task exactly when it routes")
 
     @classmethod
-    def forced(cls, task: str) -> Decision:
-        """The job itself names its task."""
-        return cls("route", task, (task,), 1.0, None, "the job names this task", ((task, 1.0),))
+    def forced(cls, *tasks: str) -> Decision:
+        """The job itself names its task, or several."""
+        named = "this task" if len(tasks) == 1 else "these tasks"
+        scores = tuple((task, 1.0) for task in tasks)
+        return cls("route", tasks[0], tasks, 1.0, None, f"the job names {named}", scores)
 
     @classmethod
     def none(cls, reason: str) -> Decision:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,122 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from workshop import DIGITS, EXPLOSIVE, FOX, GREEK, KINDS, LIMIT, RUSSIAN, SHORT, explode_on, open_shop
 
-from fleet.engine.adapters import Adapter, AdapterBank, tensor_name
-from fleet.engine.base import Base, load_base
-from fleet.engine.expert import ExpertCard, golden_prompts, write_expert
-from fleet.engine.prompt import Renderer, seal
-from fleet.engine.specs import LoraSpec
-from fleet.engine.testing import write_tiny_base
+from fleet.engine.prompt import Renderer
 from fleet.host import ROUTED_TOKENS, Host
 from fleet.job import Job, Result
-from fleet.manifest import Manifest
 from fleet.project import Project
-from fleet.recipe import task_spec
-from fleet.registry.store import ROUTER, Registry, RunRecord
-from fleet.routing.artifact import save_router
-from fleet.routing.fit import RouterTask, fit_router
-from fleet.stores import open_registry
-
-LIMIT = 24
-"""Tokens of the longest job of most tasks here,"""
-SHORT = 16
-"""and of one."""
-DIGITS = [f"{n} {n * 7} {n * n} {n + 3}" for n in range(30)]
-RUSSIAN = [
-    f"{word} посылка пришла {word}" for word in ("да", "нет", "вот", "там", "где", "кто", "как", "они")
-]
-FOX = [
-    f"once upon a time the {word} fox" for word in ("red", "old", "big", "sad", "shy", "wet", "fat", "tan")
-]
-GREEK = [f"Καλημέρα σε όλους {word}" for word in ("ένα", "δύο", "τρία", "και", "όχι", "ναι", "πού", "πώς")]
-RECORD = {
-    "type": "object",
-    "properties": {
-        "who": {"type": "string", "x-verbatim": True},
-        "code": {"type": ["string", "null"], "pattern": "^[A-Z]{2}\\d+$"},
-    },
-    "required": ["who", "code"],
-}
-KINDS: Mapping[str, Mapping[str, Any]] = {
-    "mood": {"kind": "classification", "labels": ["good", "goodish", "🎉 שלום", "bad"]},
-    "record": {"kind": "extraction", "schema": RECORD, "serving": {"max_input_tokens": SHORT}},
-    "story": {"kind": "generation", "serving": {"max_input_tokens": LIMIT, "max_output_tokens": 12}},
-    "letter": {"kind": "classification", "labels": ["a", "b"], "input": ["subject", "body"]},
-    "deep": {"kind": "classification", "labels": ["x", "y"], "adapter": {"layers": [0, 6], "rank": 8}},
-}
-EXPLOSIVE = "zebra"
-
-
-class Workshop:
-    """Makes experts for the tiny base and registers them as champions, whatever is in them."""
-
-    def __init__(self, root: Path, registry: Registry) -> None:
-        self.base: Base = load_base(root / "base")
-        self.registry = registry
-        self.place = root / "made"
-
-    def make(
-        self,
-        task: str,
-        kind: str = "mood",
-        *,
-        tensors: Callable[[dict[str, torch.Tensor]], None] = lambda tensors: None,
-        card: Callable[[dict[str, Any]], None] = lambda card: None,
-        spoil: Callable[[Path], None] = lambda folder: None,
-    ) -> None:
-        """``tensors`` are changed before the golden prompts are taken, ``card`` and ``spoil`` afterwards."""
-        about = {
-            "task": task,
-            "description": task,
-            "data": {"train": "train.jsonl", "eval": "eval.jsonl"},
-            "adapter": {"layers": [2, 6], "rank": 4},
-            "serving": {"max_input_tokens": LIMIT},
-        }
-        manifest = Manifest.model_validate({**about, **KINDS[kind]})
-        spec = task_spec(manifest)
-        assert isinstance(spec.adapter, LoraSpec)
-        model = self.base.model
-        bank = AdapterBank(model.config, 1, spec.adapter.rank, spec.adapter.layers, dtype=torch.bfloat16)
-        bank.initialise(0, spec.adapter, len(task))
-        generator = torch.Generator().manual_seed(len(task))
-        made = {
-            name: t.detach().float() + 0.1 * torch.randn(t.shape, generator=generator)
-            for name, t in bank.parameters(0).items()
-        }
-        tensors(made)
-        adapter = Adapter(spec.adapter, made)
-        bank.load(0, adapter)
-        written = ExpertCard(
-            task=task,
-            manifest=manifest.snapshot(),
-            manifest_digest=manifest.digest,
-            data_digest="d",
-            base_fingerprint=self.base.fingerprint,
-            seal=seal(Renderer.of(self.base.tokenizer), spec),
-            temperature=1.0,
-            metrics={},
-            golden=golden_prompts(self.base, bank, 0, spec, ["Anna met Bo", "14 98 196 17"]),
-        )
-        folder = self.place / task
-        write_expert(folder, adapter, written, "tiny")
-        plain = json.loads((folder / "expert.json").read_text())
-        card(plain)
-        (folder / "expert.json").write_text(json.dumps(plain))
-        spoil(folder)
-        info = self.registry.log_version(task, folder, RunRecord(), {})
-        self.registry.set_alias(task, self.registry.champion_alias, info.version)
-
-    def route(self, tasks: Mapping[str, list[str]]) -> None:
-        """A router that knows these tasks by their texts."""
-        known = [
-            RouterTask(name, texts, [], "1", [f"{name}:{n}" for n in range(len(texts))])
-            for name, texts in tasks.items()
-        ]
-        folder = self.place / "router"
-        save_router(folder, fit_router(self.base, known, depth=2))
-        info = self.registry.log_version(ROUTER, folder, RunRecord(), {}, kind="router")
-        self.registry.set_alias(ROUTER, self.registry.champion_alias, info.version)
 
 
 def rewrite(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
@@ -193,35 +82,10 @@ POISON: Mapping[str, tuple[dict[str, Any], str]] = {
 """Ways to be no expert, and what the quarantine says of each."""
 
 
-def explode_on(base: Base, text: str) -> Callable[[dict[str, torch.Tensor]], None]:
-    """Sound numbers whose product leaves bf16 for the first token of ``text`` and for no other.
-
-    In the first layer the input of a projection depends on the token alone.
-    """
-    model = base.model
-    token = Renderer.of(base.tokenizer).text_ids(text)[0]
-    x = model.embed(torch.arange(model.config.vocab)).float()
-    x = torch.nn.functional.rms_norm(x, (model.config.hidden,), eps=model.config.eps)
-    x = x * model._layers[0].norms["input_layernorm"]
-
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        for t in tensors.values():
-            t.zero_()
-        tensors[tensor_name(0, "self_attn.q_proj", "A")][0] = 2 * x[token] / x[token].square().sum()
-        tensors[tensor_name(0, "self_attn.q_proj", "B")][:, 0] = 5e37
-
-    return change
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Project:
     root = tmp_path_factory.mktemp("fleet")
-    write_tiny_base(root / "base")
-    (root / "fleet.yaml").write_text("name: tiny\nbase: base\ntrunk_layers: 2\n")
-    (root / ".fleet").mkdir()
-    shutil.copyfile(mlflow_template, root / ".fleet" / "mlflow.db")
-    project = Project.find(root)
-    shop = Workshop(root, open_registry(project))
+    shop = open_shop(root, mlflow_template)
     for kind in KINDS:
         shop.make(kind, kind)
     for name, (how, _) in POISON.items():
@@ -229,7 +93,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> 
     shop.make("explosive", "deep", tensors=explode_on(shop.base, EXPLOSIVE))
     both = {"swapped": GREEK, "unsealed": GREEK}
     shop.route({"mood": RUSSIAN, "record": DIGITS, "nan": FOX, **both})
-    return project
+    return Project.find(root)
 
 
 @pytest.fixture

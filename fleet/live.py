@@ -1,0 +1,379 @@
+"""A host that never stops: jobs join and leave at every step while versions change under it.
+
+One thread owns the host. It reads and routes what has arrived, fills the batch from a fair queue, steps,
+and hands results over; other threads submit, cancel, and say which versions are wanted. Knows nothing of
+networks or of where a roster comes from.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fleet.errors import OverloadError
+from fleet.fair import FairQueue
+from fleet.following import Follower, Standing
+from fleet.host import Host
+from fleet.job import FaultCode, Job, Result
+from fleet.roster import Roster
+from fleet.ticket import Ticket
+
+log = logging.getLogger(__name__)
+
+TAKEN_AT_ONCE = 32
+"""Jobs that are read and routed between two steps."""
+IDLE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may wait, in jobs."""
+
+    jobs: int = 512
+    """In all."""
+    per_task: int = 128
+    """For one expert."""
+    seconds: float = 60.0
+    """For how long a job may take that says nothing about it itself."""
+
+    def __post_init__(self) -> None:
+        if min(self.jobs, self.per_task) < 1 or not self.seconds > 0:
+            raise ValueError("limits are positive")
+
+
+@dataclass(slots=True, eq=False)
+class Errand:
+    """A ticket, and who waits for it."""
+
+    ticket: Ticket
+    on_end: Callable[[Result], None]
+    on_text: Callable[[str], None] | None
+    deadline: float
+    cancelled: bool = False
+    told: int = 0
+    """Characters of its text that were handed over."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened to the jobs of one task (or of none) since the host began."""
+
+    answered: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    """By code."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    milliseconds: Counter[str] = field(default_factory=Counter)
+    """Summed, by stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveState:
+    """How a host is at this moment."""
+
+    standings: tuple[Standing, ...]
+    router_version: int | None
+    router_fault: str
+    waiting: int
+    """Jobs that have come and have no result yet."""
+    decisions: dict[str, int]
+    """How many jobs were routed, asked back about, given to nobody."""
+    counts: dict[str, Counts]
+    """By task."""
+
+
+class LiveHost:
+    """Runs a host in a thread of its own between ``open`` and ``close``."""
+
+    def __init__(
+        self, host: Host, limits: Limits | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._host = host
+        self._limits = limits or Limits()
+        self._clock = clock
+        self._woken = threading.Condition()
+        self._arrived: deque[Errand] = deque()
+        self._posted: deque[Callable[[], None]] = deque()
+        self._errands: dict[Ticket, Errand] = {}
+        """Everything that was submitted and has no result."""
+        self._per_task: Counter[str] = Counter()
+        """Jobs with an open part, by task."""
+        self._queue: FairQueue[tuple[Errand, str]] = FairQueue()
+        self._closed = False
+        self._pace = _Pace()
+        self._decisions: Counter[str] = Counter()
+        self._counts: dict[str, Counts] = {}
+        self._follower = Follower(host, self._post, clock=clock)
+        self._thread = threading.Thread(target=self._run, name="fleet-host", daemon=True)
+
+    def open(self, roster: Roster) -> None:
+        """Begin with these champions; returns when jobs can be routed, experts are checked as they go."""
+        self._follower.open(roster)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer nothing more: what has no result gets one that says so."""
+        with self._woken:
+            self._closed = True
+            self._woken.notify()
+        self._follower.close()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    # ---- from any thread
+
+    def submit(
+        self,
+        job: Job,
+        on_end: Callable[[Result], None],
+        *,
+        top: int = 1,
+        on_text: Callable[[str], None] | None = None,
+        seconds: float | None = None,
+    ) -> Errand:
+        """Take a job on. ``on_end`` is called once, ``on_text`` with each certain piece of a free text.
+
+        Both are called by the host's thread and must not block. ``seconds`` is how long the job may take.
+        Raises ``OverloadError`` when too much waits already.
+        """
+        limits = self._limits
+        errand = Errand(Ticket(job, top), on_end, on_text, self._clock() + (seconds or limits.seconds))
+        with self._woken:
+            if self._closed:
+                raise OverloadError("this host is closing", 1)
+            if len(self._errands) >= limits.jobs:
+                raise OverloadError(
+                    f"{limits.jobs} jobs wait already, as many as may", self._pace.seconds(limits.jobs)
+                )
+            for task in job.tasks:
+                if self._per_task[task] >= limits.per_task:
+                    raise self._too_many(task)
+            self._per_task.update(job.tasks)
+            self._errands[errand.ticket] = errand
+            self._arrived.append(errand)
+            self._woken.notify()
+        return errand
+
+    def cancel(self, errand: Errand) -> None:
+        """Nobody waits for this job any more; ``on_end`` is not called."""
+        with self._woken:
+            errand.cancelled = True
+        self._post(lambda: self._drop(errand))
+
+    def follow(self, roster: Roster) -> None:
+        """Want these champions and this router from now on."""
+        self._follower.follow(roster)
+
+    def state(self) -> LiveState:
+        with self._woken:
+            waiting, router = len(self._errands), self._host.router
+            counts = {
+                task: Counts(
+                    c.answered, c.failed.copy(), c.input_tokens, c.output_tokens, c.milliseconds.copy()
+                )
+                for task, c in self._counts.items()
+            }
+            return LiveState(
+                tuple(self._follower.standings()),
+                None if router is None else router.version,
+                self._host.router_fault if router is None else "",
+                waiting,
+                dict(self._decisions),
+                counts,
+            )
+
+    def _post(self, call: Callable[[], None]) -> None:
+        with self._woken:
+            self._posted.append(call)
+            self._woken.notify()
+
+    def _too_many(self, task: str) -> OverloadError:
+        limit = self._limits.per_task
+        return OverloadError(
+            f"{limit} jobs wait for {task} already, as many as may", self._pace.seconds(limit)
+        )
+
+    # ---- in the host's thread
+
+    def _run(self) -> None:
+        while True:
+            with self._woken:
+                if not (self._posted or self._arrived or self._host.busy or self._closed):
+                    self._woken.wait(IDLE_SECONDS)
+                if self._closed:
+                    break
+            try:
+                self._turn()
+            except Exception:  # of ours or of torch: the jobs that it hit are told, the others go on
+                log.exception("a step failed; its jobs are to be sent again")
+                for ticket in self._host.abandon():
+                    for task in list(ticket.open):
+                        ticket.fail(task, "this host failed while it was answering: send it again", "failed")
+                    self._end(ticket)
+        for errand in list(self._errands.values()):
+            self._give_up(errand, "this host is closing: send it again", "failed")
+
+    def _turn(self) -> None:
+        while self._posted:
+            call = self._posted.popleft()
+            try:
+                call()
+            except Exception:
+                log.exception("the host could not do what it was told")
+        self._expire()
+        self._take()
+        self._fill()
+        for ticket in self._host.step() if self._host.busy else ():
+            self._end(ticket)
+        self._tell()
+
+    def _expire(self) -> None:
+        now = self._clock()
+        with self._woken:
+            late = [errand for errand in self._errands.values() if errand.deadline <= now]
+        for errand in late:
+            self._give_up(errand, "the job's time is over", "deadline")
+
+    def _take(self) -> None:
+        taken: list[Errand] = []
+        with self._woken:
+            while self._arrived and len(taken) < TAKEN_AT_ONCE:
+                errand = self._arrived.popleft()
+                if errand.ticket in self._errands:
+                    taken.append(errand)
+        if not taken:
+            return
+        for errand in taken:
+            errand.ticket.lap("wait")
+        try:
+            self._host.take([errand.ticket for errand in taken])
+        except Exception:
+            log.exception("jobs could not be read; they are to be sent again")
+            for errand in taken:
+                self._give_up(errand, "this host failed while it was reading: send it again", "failed")
+            return
+        for errand in taken:
+            self._line_up(errand)
+
+    def _line_up(self, errand: Errand) -> None:
+        ticket = errand.ticket
+        if ticket.decision is not None:
+            self._decisions[ticket.decision.kind] += 1
+        if not ticket.job.tasks:
+            for task in list(ticket.versions):
+                with self._woken:
+                    full = self._per_task[task] >= self._limits.per_task
+                    self._per_task[task] += 1
+                if full:
+                    ticket.fail(task, str(self._too_many(task)), "overloaded")
+        for task in sorted(ticket.open):
+            info = ticket.versions[task]
+            self._host.experts.pin(info.digest)  # so that it is there when its turn comes
+            self._queue.put(task, (errand, task), len(ticket.ids))
+            if info.digest not in self._host.experts and self._host.fault(info) is None:
+                self._follower.need(info)
+        if ticket.ended:
+            self._end(ticket)
+
+    def _fill(self) -> None:
+        while self._host.room and (found := self._queue.pop(self._ready)) is not None:
+            errand, task = found
+            ticket = errand.ticket
+            ticket.lap("queue")
+            self._host.start(ticket, task)
+            self._host.experts.unpin(ticket.versions[task].digest)
+            if ticket.ended:
+                self._end(ticket)
+
+    def _ready(self, part: tuple[Errand, str]) -> bool:
+        info = part[0].ticket.versions[part[1]]
+        return info.digest in self._host.experts or self._host.fault(info) is not None
+
+    def _tell(self) -> None:
+        with self._woken:
+            listening = {e.ticket: e for e in self._errands.values() if e.on_text is not None}
+        for ticket, text in self._host.texts(listening).items() if listening else ():
+            errand = listening[ticket]
+            if errand.on_text is not None and len(text) > errand.told:
+                errand.on_text(text[errand.told :])
+                errand.told = len(text)
+
+    def _give_up(self, errand: Errand, reason: str, code: FaultCode) -> None:
+        self._unqueue(errand)
+        self._host.drop(errand.ticket)
+        if errand.ticket.open:
+            for task in list(errand.ticket.open):
+                errand.ticket.fail(task, reason, code)
+        else:
+            errand.ticket.refuse(reason, code)
+        self._end(errand.ticket)
+
+    def _drop(self, errand: Errand) -> None:
+        self._unqueue(errand)
+        self._host.drop(errand.ticket)
+        self._forget(errand.ticket)
+
+    def _unqueue(self, errand: Errand) -> None:
+        for _, task in self._queue.remove(lambda part: part[0] is errand):
+            self._host.experts.unpin(errand.ticket.versions[task].digest)
+
+    def _forget(self, ticket: Ticket) -> Errand | None:
+        with self._woken:
+            errand = self._errands.pop(ticket, None)
+            if errand is not None:
+                self._per_task.subtract(ticket.job.tasks or list(ticket.versions))
+                self._per_task += Counter()
+        return errand
+
+    def _end(self, ticket: Ticket) -> None:
+        errand = self._forget(ticket)
+        if errand is None:
+            return
+        self._pace.ended(self._clock())
+        result = ticket.result()
+        with self._woken:
+            self._count(ticket, result)
+            if errand.cancelled:
+                return
+        try:
+            if errand.on_text is not None and len(result.answers) == 1:
+                rest = result.answers[0].text[errand.told :]
+                if rest:
+                    errand.on_text(rest)
+            errand.on_end(result)
+        except Exception:
+            log.exception("nobody takes the result of job %s", result.id)
+
+    def _count(self, ticket: Ticket, result: Result) -> None:
+        for answer in result.answers:
+            counts = self._counts.setdefault(answer.task, Counts())
+            counts.answered += 1
+            counts.input_tokens += answer.receipt.input_tokens
+            counts.output_tokens += answer.receipt.output_tokens
+            counts.milliseconds.update(answer.receipt.milliseconds)
+        for task, failure in ticket.failed.items():
+            self._counts.setdefault(task, Counts()).failed[failure.code] += 1
+        if ticket.refused is not None:
+            self._counts.setdefault("", Counts()).failed[ticket.refused.code] += 1
+
+
+class _Pace:
+    """How fast jobs have ended lately."""
+
+    def __init__(self) -> None:
+        self._ends: deque[float] = deque(maxlen=64)
+
+    def ended(self, now: float) -> None:
+        self._ends.append(now)
+
+    def seconds(self, jobs: int) -> int:
+        """Until half of so many jobs will have ended; at least 1, at most 60."""
+        if len(self._ends) < 2 or self._ends[-1] <= self._ends[0]:
+            return 1
+        each = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
+        return max(1, min(60, math.ceil(each * jobs / 2)))

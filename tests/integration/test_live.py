@@ -1,0 +1,415 @@
+"""The host that never stops, over a tiny base: many threads, versions that change, too much work."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workshop import RUSSIAN, Workshop, open_shop
+
+from fleet.engine.decode import Completion, Scheduler
+from fleet.errors import OverloadError
+from fleet.host import Host
+from fleet.job import Job, Result
+from fleet.live import Limits, LiveHost
+from fleet.project import Project
+from fleet.registry.version import VersionInfo
+from fleet.roster import Roster
+
+TEXTS = ["Anna met Bo", "hello fox", "14 98 196 17", "a parcel", "Oslo", "да нет"]
+SECONDS = 60
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Workshop:
+    made = open_shop(tmp_path_factory.mktemp("fleet"), mlflow_template)
+    for kind in ("mood", "record", "story"):
+        made.make(kind, kind)
+    made.route({"mood": RUSSIAN, "story": TEXTS})
+    return made
+
+
+@pytest.fixture(scope="module")
+def versions(shop: Workshop) -> dict[int, VersionInfo]:
+    """Versions of the story's expert which say different things, by number."""
+    made = [shop.registry.resolve("story", "champion")]
+    made += [shop.make("story", "story", seed=seed, promote=False) for seed in (1, 2)]
+    return {info.version: info for info in made}
+
+
+@pytest.fixture
+def roster(shop: Workshop) -> Roster:
+    return Roster.read(shop.registry)
+
+
+def new_host(shop: Workshop, **options: Any) -> Host:
+    return Host(shop.base, shop.registry, depth=2, cache=shop.place / "cache", **options)
+
+
+@pytest.fixture
+def live(shop: Workshop, roster: Roster) -> Iterator[LiveHost]:
+    with running(LiveHost(new_host(shop)), roster) as live:
+        yield live
+
+
+@contextmanager
+def running(live: LiveHost, roster: Roster) -> Iterator[LiveHost]:
+    live.open(roster)
+    try:
+        yield live
+    finally:
+        live.close()
+
+
+def ask(live: LiveHost, job: Job, **options: Any) -> Future[Result]:
+    future: Future[Result] = Future()
+    live.submit(job, future.set_result, **options)
+    return future
+
+
+def answered(live: LiveHost, job: Job, **options: Any) -> Result:
+    return ask(live, job, **options).result(SECONDS)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread brings about."""
+    gate = threading.Event()
+    for _ in range(SECONDS * 100):
+        if condition():
+            return
+        gate.wait(0.01)
+    raise AssertionError("it has not come about")
+
+
+def with_champion(roster: Roster, info: VersionInfo) -> Roster:
+    return Roster({**roster.champions, info.task: info}, roster.router)
+
+
+def said_by(shop: Workshop, info: VersionInfo) -> dict[str, str]:
+    """What a version answers to each text when nothing else is going on."""
+    host = new_host(shop)
+    host.champions = {info.task: info}
+    results = host.answer([Job(text, text=text, task=info.task) for text in TEXTS])
+    return {result.id: result.answers[0].text for result in results}
+
+
+def test_jobs_from_many_threads_are_answered_as_they_are_alone(shop: Workshop, live: LiveHost) -> None:
+    jobs = [Job(f"{task} {text}", text=text, task=task) for task in ("mood", "record") for text in TEXTS]
+    jobs += [Job(f"free {text}", text=text) for text in RUSSIAN]
+    host = Host.open(Project.find(shop.place.parent))
+    wanted = {result.id: result for result in host.answer(jobs)}
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda job: answered(live, job), jobs * 3))
+    for result in results:
+        alone = wanted[result.id]
+        assert result.error is None
+        assert result.decision is not None
+        assert alone.decision is not None
+        assert result.decision.task == alone.decision.task
+        assert [a.value for a in result.answers] == [a.value for a in alone.answers]
+        assert [a.receipt.digest for a in result.answers] == [a.receipt.digest for a in alone.answers]
+    assert any(result.decision and result.decision.fit is not None for result in results)
+    state = live.state()
+    assert state.waiting == 0
+    assert sum(counts.answered for counts in state.counts.values()) == sum(
+        len(result.answers) for result in results
+    )
+
+
+def test_several_tasks_answer_one_text_from_one_reading(live: LiveHost) -> None:
+    result = answered(live, Job("1", text="Anna met Bo", task=("mood", "record", "story")))
+    assert [answer.task for answer in result.answers] == ["mood", "record", "story"]
+    assert {answer.receipt.decision for answer in result.answers} == {"forced"}
+
+
+def test_every_answer_is_of_the_version_on_its_receipt_while_versions_change(
+    shop: Workshop, live: LiveHost, roster: Roster, versions: dict[int, VersionInfo]
+) -> None:
+    said = {number: said_by(shop, info) for number, info in versions.items()}
+    assert len({tuple(texts.values()) for texts in said.values()}) == len(versions)
+    numbers = list(versions)
+    futures: list[Future[Result]] = []
+    for turn in range(60):
+        live.follow(with_champion(roster, versions[numbers[turn % len(numbers)]]))
+        futures += [ask(live, Job(text, text=text, task="story")) for text in TEXTS]
+        wait(futures[-len(TEXTS) * 4 :], SECONDS, "FIRST_COMPLETED")
+    seen = set()
+    for future in futures:
+        result = future.result(SECONDS)
+        assert result.error is None
+        (answer,) = result.answers
+        assert answer.text == said[answer.receipt.version][result.id]
+        assert answer.receipt.digest == versions[answer.receipt.version].digest
+        seen.add(answer.receipt.version)
+    assert seen == set(numbers)
+
+
+def test_a_job_that_was_there_before_a_promotion_ends_on_the_old_version(
+    live: LiveHost, roster: Roster, versions: dict[int, VersionInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = versions[1], versions[2]
+    answered(live, Job("warm", text="a", task="story"))
+    running, go_on = threading.Event(), threading.Event()
+    step = Scheduler.step
+
+    def held(self: Scheduler) -> list[Completion]:
+        running.set()
+        assert go_on.wait(SECONDS)
+        return step(self)
+
+    monkeypatch.setattr(Scheduler, "step", held)
+    old = ask(live, Job("old", text=TEXTS[0], task="story"))
+    assert running.wait(SECONDS)
+    live.follow(with_champion(roster, second))
+    go_on.set()
+    until(lambda: live.state().standings[-1].version == second.version)
+    new = answered(live, Job("new", text=TEXTS[0], task="story"))
+    assert old.result(SECONDS).answers[0].receipt.version == first.version
+    assert new.answers[0].receipt.version == second.version
+
+
+def test_a_version_that_fails_its_check_never_goes_live_and_is_tried_again_later(
+    shop: Workshop, roster: Roster
+) -> None:
+    def spoil(folder: Path) -> None:
+        (folder / "adapter_model.safetensors").write_bytes(b"\xff" * 64)
+
+    bad = shop.make("mood", "mood", seed=9, spoil=spoil, promote=False)
+    clock = Clock()
+    host = new_host(shop)
+    live = LiveHost(host, clock=clock)
+    checks: list[str] = []
+    check = host.check
+
+    def counted(info: VersionInfo) -> Any:
+        checks.append(info.label)
+        return check(info)
+
+    host.check = counted  # type: ignore[method-assign]
+    with running(live, roster):
+        before = answered(live, Job("1", text="Anna met Bo", task="mood"))
+        live.follow(with_champion(roster, bad))
+        until(lambda: "cannot be read" in live.state().standings[0].reason)
+        standing = live.state().standings[0]
+        assert (standing.task, standing.wanted, standing.version) == ("mood", bad.version, 1)
+        assert standing.state == "ready"
+        after = answered(live, Job("2", text="Anna met Bo", task="mood"))
+        assert after.answers[0].receipt.version == before.answers[0].receipt.version
+        assert checks.count(bad.label) == 1
+        clock.now += 6
+        until(lambda: checks.count(bad.label) == 2)
+        clock.now += 6  # the second pause is longer
+        answered(live, Job("3", text="Anna met Bo", task="mood"))
+        assert checks.count(bad.label) == 2
+        live.follow(roster)
+        until(lambda: live.state().standings[0].reason == "")
+
+
+def test_an_expert_without_a_sound_version_is_quarantined_and_the_others_answer(
+    shop: Workshop, live: LiveHost, roster: Roster
+) -> None:
+    bad = shop.make("fresh", "mood", card=lambda card: card.update(seal="0" * 64), promote=False)
+    lost = Roster({"fresh": bad, **{k: v for k, v in roster.champions.items() if k != "mood"}}, roster.router)
+    live.follow(lost)
+    result = answered(live, Job("1", text="x", task="fresh"))
+    assert result.code == "quarantined"
+    assert "fresh is quarantined" in str(result.error)
+    assert answered(live, Job("2", text="x", task="record")).error is None
+    gone = answered(live, Job("3", text="x", task="mood"))
+    assert gone.code == "unknown-task"
+    assert gone.bad_job
+    live.follow(roster)
+    until(lambda: answered(live, Job("4", text="x", task="mood")).error is None)
+
+
+def test_nobody_is_routed_to_an_expert_that_has_left(live: LiveHost, roster: Roster) -> None:
+    free = Job("1", text=RUSSIAN[3])
+    routed = answered(live, free)
+    assert routed.decision is not None
+    assert routed.decision.task == "mood"
+    live.follow(Roster({k: v for k, v in roster.champions.items() if k != "mood"}, roster.router))
+    until(lambda: answered(live, Job("2", text="x", task="mood")).code == "unknown-task")
+    decision = answered(live, free).decision
+    assert decision is not None
+    assert decision.task != "mood"
+
+
+def test_a_new_task_and_its_router_come_without_a_restart(
+    shop: Workshop, live: LiveHost, roster: Roster
+) -> None:
+    bare = Roster({"story": roster.champions["story"]}, None)
+    live.follow(bare)
+    until(lambda: live.state().router_version is None)
+    assert answered(live, Job("1", text=RUSSIAN[3])).code == "no-router"
+    live.follow(roster)
+    until(lambda: live.state().router_version is not None)
+    decision = answered(live, Job("2", text=RUSSIAN[3])).decision
+    assert decision is not None
+    assert decision.task == "mood"
+
+
+class TestUnderLoad:
+    @pytest.fixture
+    def held(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+        """Steps wait until the event is set."""
+        go_on = threading.Event()
+        step = Scheduler.step
+
+        def slow(self: Scheduler) -> list[Completion]:
+            assert go_on.wait(SECONDS)
+            return step(self)
+
+        monkeypatch.setattr(Scheduler, "step", slow)
+        yield go_on
+        go_on.set()
+
+    def test_a_flood_on_one_expert_is_refused_and_the_others_are_served(
+        self, shop: Workshop, roster: Roster, held: threading.Event
+    ) -> None:
+        live = LiveHost(new_host(shop), Limits(jobs=100, per_task=60))
+        order: list[str] = []
+        with running(live, roster):
+            flood = [ask(live, Job(f"story {n}", text=TEXTS[0], task="story")) for n in range(60)]
+            for future in flood:
+                future.add_done_callback(lambda done: order.append("story"))
+            with pytest.raises(OverloadError, match="60 jobs wait for story already") as caught:
+                ask(live, Job("one more", text=TEXTS[0], task="story"))
+            assert caught.value.seconds >= 1
+            others = [ask(live, Job(f"mood {n}", text=TEXTS[1], task="mood")) for n in range(5)]
+            for future in others:
+                future.add_done_callback(lambda done: order.append("mood"))
+            held.set()
+            assert all(future.result(SECONDS).error is None for future in [*flood, *others])
+        # 32 stories may hold every place when the first other job comes; none of the rest goes before it.
+        assert [n for n, task in enumerate(order) if task == "mood"][-1] < 45
+
+    def test_no_more_is_taken_on_than_may_wait_in_all(
+        self, shop: Workshop, roster: Roster, held: threading.Event
+    ) -> None:
+        live = LiveHost(new_host(shop), Limits(jobs=10))
+        with running(live, roster):
+            taken = [ask(live, Job(str(n), text="x", task="mood")) for n in range(10)]
+            with pytest.raises(OverloadError, match="10 jobs wait already"):
+                ask(live, Job("one more", text="x", task="record"))
+            held.set()
+            assert all(future.result(SECONDS).error is None for future in taken)
+            assert answered(live, Job("later", text="x", task="record")).error is None
+
+    def test_a_job_that_is_routed_to_a_full_expert_is_told_so(
+        self, shop: Workshop, roster: Roster, held: threading.Event
+    ) -> None:
+        live = LiveHost(new_host(shop), Limits(per_task=3))
+        with running(live, roster):
+            free = [ask(live, Job(str(n), text=RUSSIAN[3])) for n in range(5)]
+            until(lambda: sum(future.done() for future in free) == 2)
+            held.set()
+            results = [future.result(SECONDS) for future in free]
+        assert [result.code for result in results] == [None, None, None, "overloaded", "overloaded"]
+        assert "3 jobs wait for mood" in str(results[3].error)
+
+    def test_a_job_whose_time_is_over_is_told_so_and_frees_its_place(
+        self, shop: Workshop, roster: Roster, held: threading.Event
+    ) -> None:
+        clock = Clock()
+        live = LiveHost(new_host(shop), Limits(jobs=2), clock=clock)
+        with running(live, roster):
+            late = ask(live, Job("late", text="x", task="story"), seconds=5)
+            patient = ask(live, Job("patient", text="x", task="story"), seconds=500)
+            clock.now += 6
+            held.set()
+            assert late.result(SECONDS).code == "deadline"
+            assert patient.result(SECONDS).error is None
+            assert live.state().waiting == 0
+
+    def test_a_cancelled_job_is_not_answered_and_frees_its_place(
+        self, shop: Workshop, roster: Roster, held: threading.Event
+    ) -> None:
+        live = LiveHost(new_host(shop), Limits(jobs=2))
+        ended: list[Result] = []
+        with running(live, roster):
+            errands = [live.submit(Job(str(n), text="x", task="story"), ended.append) for n in range(2)]
+            for errand in errands:
+                live.cancel(errand)
+            held.set()
+            until(lambda: live.state().waiting == 0)
+            assert answered(live, Job("next", text="x", task="mood")).error is None
+        assert ended == []
+
+    def test_jobs_in_a_step_that_fails_are_told_and_the_next_ones_are_answered(
+        self, live: LiveHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wanted = answered(live, Job("1", text="Anna met Bo", task="story")).answers[0].text
+        step = Scheduler.step
+        broken = [True]
+
+        def failing(self: Scheduler) -> list[Completion]:
+            if broken.pop() if broken else False:
+                raise RuntimeError("out of memory, say")
+            return step(self)
+
+        monkeypatch.setattr(Scheduler, "step", failing)
+        lost = answered(live, Job("2", text="Anna met Bo", task="story"))
+        assert lost.code == "failed"
+        assert "send it again" in str(lost.error)
+        assert answered(live, Job("3", text="Anna met Bo", task="story")).answers[0].text == wanted
+
+    def test_what_is_not_answered_when_the_host_closes_is_told_so(
+        self, shop: Workshop, roster: Roster, held: threading.Event
+    ) -> None:
+        live = LiveHost(new_host(shop))
+        live.open(roster)
+        future = ask(live, Job("1", text="x", task="mood"))
+        closer = threading.Thread(target=live.close)
+        closer.start()
+        held.set()
+        closer.join(SECONDS)
+        assert future.result(0).code in (None, "failed")
+        with pytest.raises(OverloadError, match="closing"):
+            ask(live, Job("2", text="x", task="mood"))
+
+
+def test_more_experts_than_there_is_room_for_all_answer(shop: Workshop, roster: Roster) -> None:
+    size = new_host(shop).check(roster.champions["mood"]).size
+    live = LiveHost(new_host(shop, room=2 * size))
+    jobs = [
+        Job(f"{task} {text}", text=text, task=task) for text in TEXTS for task in ("mood", "record", "story")
+    ]
+    plenty = Host.open(Project.find(shop.place.parent))
+    wanted = {result.id: result.answers[0].text for result in plenty.answer(jobs)}
+    with running(live, roster):
+        results = [answered(live, job) for job in jobs]
+        results += [future.result(SECONDS) for future in [ask(live, job) for job in jobs]]
+        assert {result.id: result.answers[0].text for result in results} == wanted
+        assert sum(standing.state == "ready" for standing in live.state().standings) <= 2
+
+
+def test_a_free_text_comes_in_pieces_that_make_the_answer(live: LiveHost) -> None:
+    pieces: list[str] = []
+    result = answered(live, Job("1", text="Anna met Bo", task="story"), on_text=pieces.append)
+    assert "".join(pieces) == result.answers[0].text
+    assert len(pieces) > 1
+    whole: list[str] = []
+    label = answered(live, Job("2", text="Anna met Bo", task="mood"), on_text=whole.append)
+    assert whole == [label.answers[0].text]
+
+
+def test_versions_may_be_checked_by_several_threads_at_once(shop: Workshop, roster: Roster) -> None:
+    host = new_host(shop)
+    with ThreadPoolExecutor(4) as pool:
+        checked = list(pool.map(host.check, list(roster.champions.values()) * 4))
+    assert {each.digest for each in checked} == {info.digest for info in roster.champions.values()}
