@@ -82,5 +82,7 @@ class Result:
     """Whether the error is the job's own fault, so that it fails again until the job is mended."""
     code: FaultCode | None = None
     """What kind of error it is."""
+    retry_after: int | None = None
+    """Seconds after which an overloaded host may have room."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Every expert that was asked and has not answered, with its reason."""

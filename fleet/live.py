@@ -81,6 +81,8 @@ class LiveState:
     router_fault: str
     waiting: int
     """Jobs that have come and have no result yet."""
+    queued: dict[str, int]
+    """Of them, by task, as far as it is known."""
     decisions: dict[str, int]
     """How many jobs were routed, asked back about, given to nobody."""
     counts: dict[str, Counts]
@@ -183,6 +185,7 @@ class LiveHost:
                 None if router is None else router.version,
                 self._host.router_fault if router is None else "",
                 waiting,
+                dict(self._per_task),
                 dict(self._decisions),
                 counts,
             )
@@ -270,7 +273,8 @@ class LiveHost:
                     full = self._per_task[task] >= self._limits.per_task
                     self._per_task[task] += 1
                 if full:
-                    ticket.fail(task, str(self._too_many(task)), "overloaded")
+                    error = self._too_many(task)
+                    ticket.fail(task, str(error), "overloaded", error.seconds)
         for task in sorted(ticket.open):
             info = ticket.versions[task]
             self._host.experts.pin(info.digest)  # so that it is there when its turn comes

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from fleet.registry.store import ROUTER, Registry
 from fleet.registry.version import VersionInfo
@@ -22,3 +27,30 @@ class Roster:
         champions = registry.champions()
         router = champions.pop(ROUTER, None)
         return cls(champions, router)
+
+    @property
+    def name(self) -> str:
+        """The same for two rosters exactly when they want the same versions."""
+        infos = [*self.champions.values(), *([] if self.router is None else [self.router])]
+        known = [(info.task, info.version, info.digest) for info in infos]
+        return hashlib.sha256(repr(known).encode()).hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Keep it in a file, published by rename."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f"{path.name}.new")
+        fresh.write_bytes(_adapter().dump_json(self))
+        fresh.replace(path)
+
+    @classmethod
+    def kept(cls, path: Path) -> Roster | None:
+        """The one that was kept; None if there is none that can be read."""
+        try:
+            return _adapter().validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+
+@cache
+def _adapter() -> TypeAdapter[Roster]:
+    return TypeAdapter(Roster)

@@ -18,6 +18,7 @@ class Failure:
 
     reason: str
     code: FaultCode
+    retry_after: int | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -61,8 +62,8 @@ class Ticket:
         self.refused = Failure(reason, code)
         self.open.clear()
 
-    def fail(self, task: str, reason: str, code: FaultCode) -> None:
-        self.failed[task] = Failure(reason, code)
+    def fail(self, task: str, reason: str, code: FaultCode, retry_after: int | None = None) -> None:
+        self.failed[task] = Failure(reason, code, retry_after)
         self.open.discard(task)
 
     def answer(self, answer: Answer) -> None:
@@ -85,6 +86,7 @@ class Ticket:
             error="; ".join(failure.reason for failure in blamed) or None,
             bad_job=code in ("bad-job", "unknown-task"),
             code=code,
+            retry_after=max((f.retry_after for f in blamed if f.retry_after is not None), default=None),
             failed={task: failure.reason for task, failure in self.failed.items()},
         )
 

@@ -16,8 +16,9 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from fleet.cli.output import json_line, plain
+from fleet.cli.output import json_line
 from fleet.errors import InputError, JobError
+from fleet.plain import plain
 
 if TYPE_CHECKING:
     from fleet.job import Job, Result

@@ -10,6 +10,7 @@ from fleet.cli.invocation import FleetGroup, Invocation, show_log
 from fleet.cli.route import route
 from fleet.cli.router import router
 from fleet.cli.schema import schema
+from fleet.cli.serve import serve
 from fleet.cli.status import status
 from fleet.cli.train import train, train_all
 from fleet.cli.ui import ui
@@ -41,5 +42,5 @@ def main(ctx: click.Context, root: str | None, debug: bool) -> None:
     ctx.obj = Invocation(root, debug)
 
 
-for _command in (init, check, train, train_all, status, promote, rollback, route, router, ui, schema):
+for _command in (init, check, train, train_all, status, promote, rollback, route, serve, router, ui, schema):
     main.add_command(_command)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fleet.cli.output import number, plain
+from fleet.cli.output import number
+from fleet.plain import plain
 
 if TYPE_CHECKING:
     from fleet.job import Answer, Receipt, Result

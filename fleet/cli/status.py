@@ -16,13 +16,13 @@ from fleet.cli.output import (
     duration,
     interval,
     json_option,
-    plain,
     print_json,
     print_table,
     size,
     table,
 )
 from fleet.errors import InputError
+from fleet.plain import plain
 
 if TYPE_CHECKING:
     from rich.table import Table

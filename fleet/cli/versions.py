@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from fleet.cli.invocation import Invocation, pass_invocation
-from fleet.cli.output import json_option, plain, print_json
+from fleet.cli.output import json_option, print_json
 from fleet.errors import InputError, suggest
+from fleet.plain import plain
 
 if TYPE_CHECKING:
     from fleet.registry.lifecycle import Change

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import uvicorn
 
 from fleet.engine.adapters import Adapter, AdapterBank, tensor_name
 from fleet.engine.base import Base, load_base
@@ -16,14 +20,19 @@ from fleet.engine.expert import ExpertCard, golden_prompts, write_expert
 from fleet.engine.prompt import Renderer, seal
 from fleet.engine.specs import LoraSpec
 from fleet.engine.testing import write_tiny_base
+from fleet.host import Host
+from fleet.live import LiveHost
 from fleet.manifest import Manifest
 from fleet.project import Project
 from fleet.recipe import task_spec
 from fleet.registry.store import ROUTER, Registry, RunRecord
 from fleet.registry.version import VersionInfo
+from fleet.roster import Roster
 from fleet.routing.artifact import save_router
 from fleet.routing.fit import RouterTask, fit_router
 from fleet.stores import open_registry
+from fleet.web.app import make_app
+from fleet.web.local import LocalBackend
 
 LIMIT = 24
 """Tokens of the longest job of most tasks here,"""
@@ -157,3 +166,32 @@ def open_shop(root: Path, mlflow_template: Path) -> Workshop:
     (root / ".fleet").mkdir()
     shutil.copyfile(mlflow_template, root / ".fleet" / "mlflow.db")
     return Workshop(root, open_registry(Project.find(root)))
+
+
+@contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """An ASGI application on a real port of this machine, in a thread; yields its address."""
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run, args=([door],), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
+
+
+@contextmanager
+def live_service(shop: Workshop, **options: Any) -> Iterator[tuple[str, LocalBackend]]:
+    """The web interface over the shop's champions: address and backend. ``options`` are make_app's."""
+    host = Host(shop.base, shop.registry, depth=2, cache=shop.place / "cache")
+    live, roster = LiveHost(host), Roster.read(shop.registry)
+    live.open(roster)
+    try:
+        backend = LocalBackend(live, roster)
+        with listening(make_app(backend, version="0", **options)) as address:
+            yield address, backend
+    finally:
+        live.close()

@@ -1,0 +1,107 @@
+"""``fleet serve``: every champion behind HTTP, on Ray Serve, until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fleet.cli.invocation import Invocation, pass_invocation
+from fleet.engine.specs import WEIGHTS, Weights
+
+if TYPE_CHECKING:
+    from fleet.project import Project
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="0 takes a free one."
+)
+@click.option(
+    "--replicas",
+    default="1",
+    show_default=True,
+    metavar="N|MIN-MAX",
+    help="Processes that answer; with a range Serve adds and removes them by the jobs that are going on.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Cores of one replica; if not given, the machine's, shared out among the replicas.",
+)
+@click.option(
+    "--weights", type=click.Choice(WEIGHTS), default="bf16", show_default=True, help="As for fleet route."
+)
+@click.option("--address", help="Ray cluster to run on; a Ray of our own on this machine if not given.")
+@click.option("--with-ui", is_flag=True, help="Start MLflow's UI on the same store too.")
+@click.option("--ui-port", type=click.IntRange(0, 65_535), default=5000, show_default=True)
+@pass_invocation
+def serve(
+    invocation: Invocation,
+    host: str,
+    port: int,
+    replicas: str,
+    threads: int | None,
+    weights: Weights,
+    address: str | None,
+    with_ui: bool,
+    ui_port: int,
+) -> None:
+    """Answer jobs over HTTP, and follow the aliases that people set in MLflow.
+
+    POST /v1/jobs takes jobs, /v1/experts shows who answers, /docs describes the rest. A version that is
+    made champion (fleet promote, or in the UI) answers within seconds, when every check has let it pass.
+    """
+    fewest, most = _bounds(replicas)
+    project = invocation.project()
+    from fleet.cluster.serving import ServeArgs, free_port, serving
+    from fleet.cluster.session import connect
+    from fleet.stores import base_folder
+
+    base_folder(project)  # converted once, here, where it is seen to take its minute
+    port = free_port(host, port)
+    args = ServeArgs(
+        root=str(project.root),
+        replicas=fewest,
+        max_replicas=most,
+        threads=threads or max(1, (os.cpu_count() or 1) // most),
+        weights=weights,
+    )
+    with contextlib.ExitStack() as stack:
+        click.echo("starting Ray Serve", err=True)
+        stack.enter_context(connect(address, telemetry=project.config.telemetry))
+        stack.enter_context(serving(args, host=host, port=port))
+        if with_ui:
+            click.echo(f"MLflow is at {stack.enter_context(_ui(project, ui_port))}")
+        click.echo(f"the fleet answers at http://{host}:{port} (Ctrl-C ends it)")
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(3600)
+
+
+@contextlib.contextmanager
+def _ui(project: Project, port: int):  # type: ignore[no-untyped-def]
+    from fleet.registry.ui import ui_server
+
+    log: Path = project.state / "ui.log"
+    with ui_server(project.tracking_uri, project.artifact_root, log=log, port=port) as (address, _):
+        yield address
+
+
+def _bounds(replicas: str) -> tuple[int, int]:
+    """``3`` or ``1-4``. Raises ``BadParameter``."""
+    low, _, high = replicas.partition("-")
+    try:
+        fewest, most = int(low), int(high or low)
+    except ValueError:
+        fewest, most = 0, 0
+    if not 1 <= fewest <= most:
+        raise click.BadParameter(
+            f"{replicas!r} is neither a number nor a range such as 1-4", param_hint="--replicas"
+        )
+    return fewest, most

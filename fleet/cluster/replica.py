@@ -1,0 +1,89 @@
+"""One replica: a base, a live host over it, and its conversation with the watcher. Knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fleet.awaiting import AwaitedHost
+from fleet.engine.specs import Weights
+from fleet.errors import ClusterError
+from fleet.host import Host
+from fleet.job import Job, Result
+from fleet.live import Limits, LiveHost
+from fleet.loaded import EXPERT_BYTES
+from fleet.project import Project
+from fleet.roster import Roster
+from fleet.stores import artifact_cache, open_base, open_registry
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSettings:
+    """What every replica is told."""
+
+    root: str
+    weights: Weights = "bf16"
+    threads: int = 1
+    room: int = EXPERT_BYTES
+    limits: Limits = field(default_factory=Limits)
+
+
+class Replica:
+    """For one event loop; what answers runs in threads of its own."""
+
+    async def __init__(self, settings: ReplicaSettings, watcher: Any) -> None:  # type: ignore[misc]  # awaited
+        """Load the base and begin. Raises ``ClusterError`` while nothing is known of any champion."""
+        self._watcher = watcher
+        self._name = uuid.uuid4().hex
+        roster: Roster | None = await watcher.first.remote()
+        if roster is None:
+            raise ClusterError("the registry cannot be asked and nothing is known of an earlier time")
+        self._live = await asyncio.to_thread(_begin, settings, roster)
+        self._awaited = AwaitedHost(self._live)
+        self._talking = asyncio.create_task(self._talk(roster.name))
+
+    async def answer(self, jobs: Sequence[Job], top: int = 1, seconds: float | None = None) -> list[Result]:
+        return await self._awaited.answer(jobs, top=top, seconds=seconds)
+
+    async def stream(self, job: Job, seconds: float | None = None) -> AsyncIterator[str | Result]:
+        async for item in self._awaited.stream(job, seconds=seconds):
+            yield item
+
+    async def _talk(self, known: str) -> None:
+        while True:
+            try:
+                state = await asyncio.to_thread(self._live.state)
+                roster: Roster | None = await self._watcher.exchange.remote(self._name, state, known)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # a watcher that is started anew; what is known goes on
+                log.warning("the watcher does not answer: %s", error)
+                await asyncio.sleep(1.0)
+                continue
+            if roster is not None:
+                self._live.follow(roster)
+                known = roster.name
+
+
+def _begin(settings: ReplicaSettings, roster: Roster) -> LiveHost:
+    torch.set_num_threads(settings.threads)
+    project = Project.find(settings.root)
+    host = Host(
+        open_base(project),
+        open_registry(project),
+        depth=project.config.trunk_layers,
+        cache=artifact_cache(project),
+        weights=settings.weights,
+        room=settings.room,
+    )
+    live = LiveHost(host, settings.limits)
+    live.open(roster)
+    return live
