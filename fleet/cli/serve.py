@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import click
 
 from fleet.cli.invocation import Invocation, pass_invocation
 from fleet.engine.specs import WEIGHTS, Weights
+from fleet.signals import terminate_as_interrupt
 
 if TYPE_CHECKING:
     from fleet.project import Project
@@ -73,19 +75,20 @@ def serve(
         weights=weights,
     )
     with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.suppress(KeyboardInterrupt))
+        stack.enter_context(terminate_as_interrupt())
         click.echo("starting Ray Serve", err=True)
         stack.enter_context(connect(address, telemetry=project.config.telemetry))
         stack.enter_context(serving(args, host=host, port=port))
         if with_ui:
             click.echo(f"MLflow is at {stack.enter_context(_ui(project, ui_port))}")
         click.echo(f"the fleet answers at http://{host}:{port} (Ctrl-C ends it)")
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(3600)
+        while True:
+            time.sleep(3600)
 
 
 @contextlib.contextmanager
-def _ui(project: Project, port: int):  # type: ignore[no-untyped-def]
+def _ui(project: Project, port: int) -> Iterator[str]:
     from fleet.registry.ui import ui_server
 
     log: Path = project.state / "ui.log"

@@ -12,16 +12,15 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import urllib3
 
 from fleet.errors import RegistryError
 from fleet.registry.door import as_uri, ensure_store, is_server, redact
+from fleet.signals import terminate_as_interrupt
 
 _READY_SECONDS = 120.0
 _STOP_SECONDS = 10.0
@@ -96,7 +95,7 @@ def serve_ui(
         return
     with (
         contextlib.suppress(KeyboardInterrupt),
-        _terminate_as_interrupt(),
+        terminate_as_interrupt(),
         ui_server(
             tracking_uri, artifact_root, log=log, host=host, port=port, allowed_hosts=allowed_hosts
         ) as (address, server),
@@ -146,24 +145,6 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal unwind the stack as Ctrl-C does, stopping the server on the way."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers, and only it is interrupted
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _tail(log: Path, lines: int = 8) -> str:

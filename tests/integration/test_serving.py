@@ -1,0 +1,223 @@
+"""The whole service on a real Ray: promotions, replicas that die, a registry that goes away."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from ray.cluster_utils import Cluster
+from workshop import RUSSIAN, Workshop, open_shop
+
+from fleet.cluster.serving import ServeArgs, free_port, serving
+from fleet.host import Host
+from fleet.job import Job
+from fleet.registry.version import VersionInfo
+
+TEXTS = ["Anna met Bo", "hello fox", "14 98 196 17", "a parcel", "Oslo", "да нет"]
+SECONDS = 120.0
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Workshop:
+    made = open_shop(tmp_path_factory.mktemp("fleet"), mlflow_template)
+    for kind in ("mood", "record", "story"):
+        made.make(kind, kind)
+    made.route({"mood": RUSSIAN, "story": TEXTS})
+    return made
+
+
+@pytest.fixture(scope="module")
+def versions(shop: Workshop) -> dict[int, VersionInfo]:
+    """Versions of the story's expert which say different things, by number; the first is champion."""
+    made = [shop.registry.resolve("story", "champion")]
+    made += [shop.make("story", "story", seed=seed, promote=False) for seed in (1, 2)]
+    return {info.version: info for info in made}
+
+
+@pytest.fixture(scope="module")
+def client(shop: Workshop, ray_cluster: Cluster) -> Iterator[httpx.Client]:
+    """Two replicas on a node of their own."""
+    node = ray_cluster.add_node(num_cpus=2)
+    try:
+        port = free_port("127.0.0.1", 0)
+        args = ServeArgs(root=str(shop.place.parent), replicas=2, poll_seconds=0.2)
+        with (
+            serving(args, host="127.0.0.1", port=port),
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=SECONDS) as made,
+        ):
+            until(lambda: ready_on(made, "story") == 2)
+            yield made
+    finally:
+        ray_cluster.remove_node(node)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another process brings about."""
+    gate = threading.Event()
+    for _ in range(int(SECONDS * 10)):
+        if condition():
+            return
+        gate.wait(0.1)
+    raise AssertionError("it has not come about")
+
+
+def experts(client: httpx.Client) -> dict[str, Any]:
+    return {each["task"]: each for each in client.get("/v1/experts").json()["experts"]}
+
+
+def ready_on(client: httpx.Client, task: str) -> int:
+    return int(client.get("/readyz").json()["experts"][task]["ready_on"])
+
+
+def ask(client: httpx.Client, text: str, task: str | None = None) -> dict[str, Any]:
+    body = {"text": text, "id": text, **({} if task is None else {"task": task})}
+    response = client.post("/v1/jobs", json=body)
+    assert response.status_code == 200, response.text
+    result: dict[str, Any] = response.json()
+    return result
+
+
+def said_by(shop: Workshop, info: VersionInfo) -> dict[str, str]:
+    host = Host(shop.base, shop.registry, depth=2, cache=shop.place / "cache")
+    host.champions = {info.task: info}
+    results = host.answer([Job(text, text=text, task=info.task) for text in TEXTS])
+    return {result.id: result.answers[0].text for result in results}
+
+
+def set_alias(shop: Workshop, version: int, alias: str = "champion") -> None:
+    """What a click in the UI does."""
+    shop.registry.set_alias("story", alias, version)
+
+
+def replicas(cluster: Cluster) -> list[psutil.Process]:
+    """The processes that answer, on this cluster and on no other of this machine."""
+    raylets = [
+        psutil.Process(node.all_processes["raylet"][0].process.pid) for node in cluster.list_all_nodes()
+    ]
+    below = [process for raylet in raylets for process in raylet.children(recursive=True)]
+    return [p for p in below if " ".join(p.cmdline()).startswith("ray::ServeReplica:taskfleet:host")]
+
+
+def test_jobs_are_routed_and_answered_with_their_receipts(client: httpx.Client, shop: Workshop) -> None:
+    result = ask(client, RUSSIAN[3])
+    assert result["decision"]["task"] == "mood"
+    assert result["answers"][0]["receipt"]["digest"] == shop.registry.resolve("mood", "champion").digest
+    body = {"jobs": [{"text": text, "task": "record"} for text in TEXTS * 12]}
+    results = client.post("/v1/jobs", json=body).json()["results"]
+    assert [each["id"] for each in results] == [str(n + 1) for n in range(len(TEXTS) * 12)]
+    assert [each["error"] for each in results] == [None] * len(results)
+
+
+def test_a_text_is_streamed_through_all_the_hops(client: httpx.Client) -> None:
+    body = {"text": TEXTS[0], "task": "story", "stream": True}
+    with client.stream("POST", "/v1/jobs", json=body) as response:
+        lines = [line for line in response.iter_lines() if line.startswith("event: ")]
+    assert lines[-1] == "event: result"
+    assert lines.count("event: text") > 1
+
+
+def test_promotions_by_hand_are_followed_and_no_answer_is_lost_or_mixed(
+    client: httpx.Client, shop: Workshop, versions: dict[int, VersionInfo]
+) -> None:
+    said = {number: said_by(shop, info) for number, info in versions.items()}
+    done = threading.Event()
+    results: list[dict[str, Any]] = []
+
+    def load(number: int) -> None:
+        while not done.is_set():
+            results.append(ask(client, TEXTS[number % len(TEXTS)], "story"))
+            number += 1
+
+    with ThreadPoolExecutor(4) as pool:
+        loads = [pool.submit(load, number) for number in range(4)]
+        for number in (2, 3, 1, 3):
+            set_alias(shop, number)
+            until(lambda number=number: experts(client)["story"]["version"] == number)  # type: ignore[misc]
+            until(lambda: ready_on(client, "story") == 2)
+        done.set()
+        for each in loads:
+            each.result(SECONDS)
+    for result in results:
+        receipt = result["answers"][0]["receipt"]
+        assert result["answers"][0]["text"] == said[receipt["version"]][result["id"]]
+        assert receipt["digest"] == versions[receipt["version"]].digest
+    assert {result["answers"][0]["receipt"]["version"] for result in results} == {1, 2, 3}
+    assert ask(client, TEXTS[0], "story")["answers"][0]["receipt"]["version"] == 3
+
+
+def test_a_broken_version_does_not_go_live_and_says_why_here_and_in_mlflow(
+    client: httpx.Client, shop: Workshop
+) -> None:
+    def spoil(folder: Path) -> None:
+        (folder / "adapter_model.safetensors").write_bytes(b"\xff" * 64)
+
+    before = experts(client)["story"]["version"]
+    bad = shop.make("story", "story", seed=7, spoil=spoil, promote=False)
+    set_alias(shop, bad.version)
+    until(lambda: "cannot be read" in experts(client)["story"]["reason"])
+    assert ask(client, TEXTS[0], "story")["answers"][0]["receipt"]["version"] == before
+    until(lambda: "cannot be read" in shop.registry.version("story", bad.version).tags.get("serving", ""))
+    assert experts(client)["story"]["wanted"] == bad.version
+    set_alias(shop, before)
+    until(lambda: experts(client)["story"]["reason"] == "")
+    until(lambda: shop.registry.version("story", bad.version).tags.get("serving", "") == "")
+
+
+def test_a_new_task_appears_and_one_without_champion_retires(client: httpx.Client, shop: Workshop) -> None:
+    shop.make("fresh", "mood")
+    until(lambda: experts(client).get("fresh", {}).get("ready_on") == 2)
+    assert ask(client, TEXTS[0], "fresh")["answers"][0]["task"] == "fresh"
+    shop.registry.delete_alias("fresh", "champion")
+    until(lambda: "fresh" not in experts(client))
+    gone = client.post("/v1/jobs", json={"text": "x", "task": "fresh"})
+    assert gone.status_code == 404
+    assert gone.json()["code"] == "unknown-task"
+
+
+def test_a_replica_that_is_killed_under_load_loses_no_job(client: httpx.Client, ray_cluster: Cluster) -> None:
+    victims = replicas(ray_cluster)
+    assert len(victims) == 2
+    killed = threading.Event()
+
+    def load(number: int) -> dict[str, Any]:
+        if number == 20:
+            victims[0].kill()
+            killed.set()
+        return ask(client, TEXTS[number % len(TEXTS)], "story")
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(load, range(80)))
+    assert killed.is_set()
+    assert [result["error"] for result in results] == [None] * 80
+    by_text: dict[str, set[str]] = {}
+    for result in results:
+        by_text.setdefault(result["id"], set()).add(result["answers"][0]["text"])
+    assert {len(texts) for texts in by_text.values()} == {1}
+    until(lambda: len({p.pid for p in replicas(ray_cluster)} - {victims[0].pid}) == 2)
+    until(lambda: ready_on(client, "story") == 2)
+
+
+def test_a_registry_that_goes_away_stops_nothing_and_is_followed_when_it_is_back(
+    client: httpx.Client, shop: Workshop, versions: dict[int, VersionInfo]
+) -> None:
+    database = shop.place.parent / ".fleet" / "mlflow.db"
+    sound = database.read_bytes()
+    before = experts(client)["story"]["version"]
+    # In place, for whoever has the file open too.
+    database.write_bytes(b"this is not a database, it is a text of some length\n" * 40)
+    try:
+        until(lambda: client.get("/v1/experts").json()["registry_fault"] != "")
+        assert ask(client, TEXTS[0], "story")["answers"][0]["receipt"]["version"] == before
+        assert client.get("/readyz").status_code == 200
+    finally:
+        database.write_bytes(sound)
+    until(lambda: client.get("/v1/experts").json()["registry_fault"] == "")
+    after = next(number for number in versions if number != before)
+    set_alias(shop, after)
+    until(lambda: experts(client)["story"]["version"] == after)
