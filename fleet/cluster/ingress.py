@@ -18,6 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from fleet.job import Job, Result
 from fleet.web.app import make_app
 from fleet.web.backend import ServiceState
+from fleet.web.settings import WebSettings
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +100,9 @@ def _lost(job: Job, error: Exception) -> Result:
 class Ingress:
     """What Serve wraps."""
 
-    def __init__(self, replicas: Any, watcher: Any) -> None:
+    def __init__(self, replicas: Any, watcher: Any, settings: WebSettings) -> None:
         self._backend = ReplicaBackend(replicas, watcher)
+        self._settings = settings
 
     def __serve_build_asgi_app__(self) -> Any:
-        return make_app(self._backend, version=version("taskfleet"))
+        return make_app(self._backend, version=version("taskfleet"), settings=self._settings)

@@ -18,6 +18,7 @@ from fleet.cluster.watcher import POLL_SECONDS, Watcher
 from fleet.engine.specs import Weights
 from fleet.errors import ClusterError
 from fleet.live import Limits
+from fleet.web.settings import WebSettings
 
 APPLICATION = "taskfleet"
 ONGOING_PER_REPLICA = 64
@@ -79,7 +80,7 @@ def application(args: ServeArgs) -> serve.Application:
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
         name="ingress", max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0}
     )
-    return ingress.bind(hosts, bound)
+    return ingress.bind(hosts, bound, WebSettings())
 
 
 @contextmanager

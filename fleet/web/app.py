@@ -1,106 +1,23 @@
-"""The web interface over a backend: jobs, experts, health. Knows nothing of replicas, clusters or models.
-
-Every job ends in one result whose ``code`` says what kind of failure it is, if it is one; a request for a
-single job has the status that goes with it, a request for several has each job's own.
-"""
+"""The web interface over a backend, put together. Knows nothing of replicas, clusters or models."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from fastapi import FastAPI
 
-from fastapi import FastAPI, Header
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-
-from fleet.job import Result
-from fleet.plain import plain
 from fleet.web import errors
 from fleet.web.backend import Backend
 from fleet.web.body_limit import BodyLimit
-from fleet.web.once import Once
-from fleet.web.requests import JobsIn, OneJob
-
-MAX_BODY = 4 * 2**20
-"""Bytes of the largest request."""
+from fleet.web.health import health_routes
+from fleet.web.jobs import job_routes
+from fleet.web.settings import WebSettings
 
 
-def make_app(backend: Backend, *, version: str, max_body: int = MAX_BODY) -> FastAPI:
+def make_app(backend: Backend, *, version: str, settings: WebSettings | None = None) -> FastAPI:
     """The whole interface for one backend."""
+    settings = settings or WebSettings()
     app = FastAPI(title="taskfleet", version=version, summary="A fleet of small specialised language models")
     errors.install(app)
-    app.add_middleware(BodyLimit, max_bytes=max_body)
-    once = Once()
-
-    @app.get("/healthz", tags=["health"])
-    async def healthz() -> dict[str, str]:
-        """Whether this process is alive; says nothing about experts."""
-        return {"status": "alive"}
-
-    @app.get("/readyz", tags=["health"])
-    async def readyz() -> Response:
-        """Which experts are ready, at which version, on how many replicas; 503 before there is any."""
-        state = await backend.state()
-        content = {
-            "ready": state.ready,
-            "replicas": state.replicas,
-            "router_version": state.router_version,
-            "experts": {e.task: {"version": e.version, "ready_on": e.ready_on} for e in state.experts},
-        }
-        return JSONResponse(content, 200 if state.ready else 503)
-
-    @app.get("/v1/experts", tags=["experts"])
-    async def experts() -> Response:
-        """Every expert: versions, digest, state, and why a version must not answer."""
-        return JSONResponse(plain(await backend.state()))
-
-    @app.post("/v1/jobs", tags=["jobs"])
-    async def jobs(
-        request: JobsIn,
-        idempotency_key: Annotated[str | None, Header(max_length=256)] = None,
-    ) -> Response:
-        """Route and answer one job or several."""
-        if isinstance(request, OneJob) and request.stream:
-            return StreamingResponse(
-                _events(backend.stream(request.job("1"), seconds=request.seconds)),
-                media_type="text/event-stream",
-                headers={"Cache-Control": "no-store"},
-            )
-        wanted = [request] if isinstance(request, OneJob) else request.jobs
-        numbered = [each.job(str(number)) for number, each in enumerate(wanted, start=1)]
-
-        async def answer() -> list[Result]:
-            return await backend.answer(numbered, top=request.top, seconds=request.seconds)
-
-        if idempotency_key is None:
-            results = await answer()
-        else:
-            results = await once.do(idempotency_key, request.model_dump_json(), answer)
-        if isinstance(request, OneJob):
-            return single(results[0])
-        waits = [result.retry_after for result in results if result.retry_after is not None]
-        return JSONResponse(
-            {"results": plain(results)}, headers={"Retry-After": str(max(waits))} if waits else None
-        )
-
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body)
+    app.include_router(health_routes(backend))
+    app.include_router(job_routes(backend))
     return app
-
-
-def single(result: Result) -> Response:
-    """One job's result with the status that it deserves."""
-    headers = {} if result.retry_after is None else {"Retry-After": str(result.retry_after)}
-    status = 200 if result.code is None else errors.STATUS[result.code]
-    return JSONResponse(plain(result), status, headers=headers)
-
-
-async def _events(items: AsyncIterator[str | Result]) -> AsyncIterator[str]:
-    """Server-sent events: ``text`` with a piece of it, at last ``result`` with all of it."""
-    async for item in items:
-        if isinstance(item, str):
-            yield _event("text", item)
-        else:
-            yield _event("result", plain(item))
-
-
-def _event(name: str, data: Any) -> str:
-    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from workshop import DIGITS, EXPLOSIVE, FOX, GREEK, KINDS, LIMIT, RUSSIAN, SHORT, explode_on, open_shop
 
 from fleet.engine.prompt import Renderer
 from fleet.host import ROUTED_TOKENS, Host
 from fleet.job import Job, Result
 from fleet.project import Project
+from fleet.workshop import DIGITS, EXPLOSIVE, FOX, GREEK, KINDS, LIMIT, RUSSIAN, SHORT, explode_on, open_shop
 
 
 def rewrite(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:

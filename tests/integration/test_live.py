@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workshop import RUSSIAN, Workshop, open_shop
 
 from fleet.engine.decode import Completion, Scheduler
 from fleet.errors import OverloadError
@@ -20,6 +19,7 @@ from fleet.live import Limits, LiveHost
 from fleet.project import Project
 from fleet.registry.version import VersionInfo
 from fleet.roster import Roster
+from fleet.workshop import RUSSIAN, Workshop, open_shop
 
 TEXTS = ["Anna met Bo", "hello fox", "14 98 196 17", "a parcel", "Oslo", "да нет"]
 SECONDS = 60

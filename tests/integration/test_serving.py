@@ -12,12 +12,12 @@ import httpx
 import psutil
 import pytest
 from ray.cluster_utils import Cluster
-from workshop import RUSSIAN, Workshop, open_shop
 
 from fleet.cluster.serving import ServeArgs, free_port, serving
 from fleet.host import Host
 from fleet.job import Job
 from fleet.registry.version import VersionInfo
+from fleet.workshop import RUSSIAN, Workshop, open_shop
 
 TEXTS = ["Anna met Bo", "hello fox", "14 98 196 17", "a parcel", "Oslo", "да нет"]
 SECONDS = 120.0

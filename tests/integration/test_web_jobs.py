@@ -11,9 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
-from workshop import RUSSIAN, Workshop, live_service, open_shop
+from service import live_service
 
 from fleet.engine.decode import Completion, Scheduler
+from fleet.web.settings import WebSettings
+from fleet.workshop import RUSSIAN, Workshop, open_shop
 
 SECONDS = 60.0
 
@@ -114,7 +116,7 @@ def test_what_is_no_json_is_refused(client: httpx.Client, content: bytes) -> Non
 
 
 def test_a_request_that_is_too_large_is_refused_before_it_is_read(shop: Workshop) -> None:
-    with live_service(shop, max_body=2000) as (address, _):
+    with live_service(shop, WebSettings(max_body=2000)) as (address, _):
         large = json.dumps({"text": "x" * 3000}).encode()
         response = httpx.post(f"{address}/v1/jobs", content=large, timeout=SECONDS)
         assert response.status_code == 413

@@ -1,18 +1,17 @@
-"""A tiny fleet to host: experts and a router made within seconds, whatever is in them."""
+"""A tiny fleet to try a service on: experts and a router made within seconds, whatever is in them.
+
+The double that tests and drills use: a random base, real artifacts, a real registry. Knows nothing of hosts.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
-import socket
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import uvicorn
 
 from fleet.engine.adapters import Adapter, AdapterBank, tensor_name
 from fleet.engine.base import Base, load_base
@@ -20,19 +19,14 @@ from fleet.engine.expert import ExpertCard, golden_prompts, write_expert
 from fleet.engine.prompt import Renderer, seal
 from fleet.engine.specs import LoraSpec
 from fleet.engine.testing import write_tiny_base
-from fleet.host import Host
-from fleet.live import LiveHost
 from fleet.manifest import Manifest
 from fleet.project import Project
 from fleet.recipe import task_spec
 from fleet.registry.store import ROUTER, Registry, RunRecord
 from fleet.registry.version import VersionInfo
-from fleet.roster import Roster
 from fleet.routing.artifact import save_router
 from fleet.routing.fit import RouterTask, fit_router
 from fleet.stores import open_registry
-from fleet.web.app import make_app
-from fleet.web.local import LocalBackend
 
 LIMIT = 24
 """Tokens of the longest job of most tasks here,"""
@@ -159,39 +153,14 @@ def explode_on(base: Base, text: str) -> Callable[[dict[str, torch.Tensor]], Non
     return change
 
 
-def open_shop(root: Path, mlflow_template: Path) -> Workshop:
-    """A project in ``root`` over a tiny base, with an empty registry, and a workshop for it."""
+def open_shop(root: Path, mlflow_template: Path | None = None) -> Workshop:
+    """A project in ``root`` over a tiny base, with an empty registry, and a workshop for it.
+
+    ``mlflow_template`` is a fresh SQLite store to copy: making one takes seconds.
+    """
     write_tiny_base(root / "base")
     (root / "fleet.yaml").write_text("name: tiny\nbase: base\ntrunk_layers: 2\n")
     (root / ".fleet").mkdir()
-    shutil.copyfile(mlflow_template, root / ".fleet" / "mlflow.db")
+    if mlflow_template is not None:
+        shutil.copyfile(mlflow_template, root / ".fleet" / "mlflow.db")
     return Workshop(root, open_registry(Project.find(root)))
-
-
-@contextmanager
-def listening(app: Any) -> Iterator[str]:
-    """An ASGI application on a real port of this machine, in a thread; yields its address."""
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
-        thread = threading.Thread(target=server.run, args=([door],), daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{door.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(30)
-
-
-@contextmanager
-def live_service(shop: Workshop, **options: Any) -> Iterator[tuple[str, LocalBackend]]:
-    """The web interface over the shop's champions: address and backend. ``options`` are make_app's."""
-    host = Host(shop.base, shop.registry, depth=2, cache=shop.place / "cache")
-    live, roster = LiveHost(host), Roster.read(shop.registry)
-    live.open(roster)
-    try:
-        backend = LocalBackend(live, roster)
-        with listening(make_app(backend, version="0", **options)) as address:
-            yield address, backend
-    finally:
-        live.close()

@@ -1,0 +1,13 @@
+"""What the web interface is told. Knows nothing of where it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    """The same on every ingress."""
+
+    max_body: int = 4 * 2**20
+    """Bytes of the largest request."""

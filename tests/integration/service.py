@@ -1,0 +1,48 @@
+"""A tiny fleet behind a real port of this machine, without a cluster."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from fleet.host import Host
+from fleet.live import LiveHost
+from fleet.roster import Roster
+from fleet.web.app import make_app
+from fleet.web.local import LocalBackend
+from fleet.web.settings import WebSettings
+from fleet.workshop import Workshop
+
+
+@contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """An ASGI application on a real port of this machine, in a thread; yields its address."""
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run, args=([door],), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
+
+
+@contextmanager
+def live_service(shop: Workshop, settings: WebSettings | None = None) -> Iterator[tuple[str, LocalBackend]]:
+    """The web interface over the shop's champions: address and backend."""
+    host = Host(shop.base, shop.registry, depth=2, cache=shop.place / "cache")
+    live, roster = LiveHost(host), Roster.read(shop.registry)
+    live.open(roster)
+    try:
+        backend = LocalBackend(live, roster)
+        with listening(make_app(backend, version="0", settings=settings)) as address:
+            yield address, backend
+    finally:
+        live.close()
