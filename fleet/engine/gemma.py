@@ -27,6 +27,8 @@ from fleet.engine.cache import Cache
 from fleet.engine.elementwise import rms_norm, rotate
 from fleet.engine.int4 import Int4Matrix
 from fleet.engine.int8 import Int8Matrix, LastCodes
+from fleet.engine.matrix import Matrix, product
+from fleet.engine.packed import PackedMatrix, can_pack
 from fleet.engine.specs import LORA_TARGETS
 
 NORMS = (
@@ -126,7 +128,7 @@ class Adapting(Protocol):
 class _Layer:
     """One layer's frozen weights, in the layout of the file: ``[out, in]``."""
 
-    projections: dict[str, Tensor | Int4Matrix | Int8Matrix]
+    projections: dict[str, Matrix]
     norms: dict[str, Tensor]
     """1 + w in fp32, as the forward uses them."""
 
@@ -162,7 +164,8 @@ class Gemma:
         self.dtype = self.embedding.dtype
         self.device = str(self.embedding.device)
         self._embed_scale = torch.tensor(config.hidden**0.5).to(self.dtype).to(self.embedding.device)
-        self._head: Int4Matrix | Int8Matrix | None = None
+        self._head: Matrix = self.embedding
+        self._pack_head = False
         self._attention = Attention(config.heads, config.kv_heads, config.head_dim, config.attention_scale)
         self._final_norm = 1.0 + weights[FINAL_NORM].float()
         self._layers = [_Layer.of(weights, i) for i in range(config.layers)]
@@ -191,6 +194,18 @@ class Gemma:
             {_plain_name(name): tensor.to(dtype) for name, tensor in weights.items()},
         )
 
+    def packed(self) -> Gemma:
+        """This model with its projections in the order of the CPU's kernels, for serving; the same numbers.
+
+        Its whole head follows when it is first multiplied: labels never need it. Where there is no such
+        order the model itself. Embedding, norms and head rows are shared.
+        """
+        if not can_pack(self.embedding):
+            return self
+        other = self._with_matrices(PackedMatrix.of, 0)
+        other._pack_head = True
+        return other
+
     def int4(self) -> Gemma:
         """This model with projections and head snapped to 4 bits; embedding, norms and head rows are shared.
 
@@ -207,13 +222,17 @@ class Gemma:
         """
         return self._lighter(Int8Matrix.of, first)
 
-    def _lighter(self, lighten: Callable[[Tensor], Int4Matrix | Int8Matrix], first: int) -> Gemma:
-        other = copy.copy(self)
+    def _lighter(self, lighten: Callable[[Tensor], Matrix], first: int) -> Gemma:
+        other = self._with_matrices(lighten, first)
         other._head = lighten(self.embedding)
+        return other
+
+    def _with_matrices(self, make: Callable[[Tensor], Matrix], first: int) -> Gemma:
+        other = copy.copy(self)
         other._layers = self._layers[:first] + [
             _Layer(
                 projections={
-                    name: lighten(weight) if isinstance(weight, Tensor) else weight
+                    name: make(weight) if isinstance(weight, Tensor) else weight
                     for name, weight in layer.projections.items()
                 },
                 norms=layer.norms,
@@ -268,11 +287,12 @@ class Gemma:
 
     def logits(self, h: Tensor, rows: Tensor | None = None) -> Tensor:
         """Normed ``h [M, D]`` to fp32 logits over the vocabulary ``[M, V]``, or over ``rows [K]`` of it."""
-        if rows is None and self._head is not None:
-            return _product(h, self._head, LastCodes()).float()
         # 2-D on purpose: a 3-D input to a frozen bf16 head is an order of magnitude slower on the CPU.
-        head = self.embedding if rows is None else self.embedding.index_select(0, rows)
-        return F.linear(h, head).float()
+        if rows is not None:
+            return F.linear(h, self.embedding.index_select(0, rows)).float()
+        if self._pack_head:
+            self._head, self._pack_head = PackedMatrix.of(self.embedding), False
+        return product(h, self._head, LastCodes()).float()
 
     def run(
         self,
@@ -344,7 +364,7 @@ class Gemma:
         coded = LastCodes()
 
         def project(target: str, x: Tensor) -> Tensor:
-            y = _product(x, weights.projections[target], coded)
+            y = product(x, weights.projections[target], coded)
             return y if adapters is None else adapters.add(index, target, x, y)
 
         def norm(name: str, x: Tensor) -> Tensor:
@@ -361,14 +381,12 @@ class Gemma:
         x = self._attention.attend(rotate(q, cos, sin), seen, place.queries, place.masks)
         h = h + norm("post_attention_layernorm", project("self_attn.o_proj", x))
         x = norm("pre_feedforward_layernorm", h)
-        x = F.gelu(project("mlp.gate_proj", x), approximate="tanh") * project("mlp.up_proj", x)
+        gate, up = weights.projections["mlp.gate_proj"], weights.projections["mlp.up_proj"]
+        if adapters is None and isinstance(gate, PackedMatrix) and isinstance(up, PackedMatrix):
+            x = up.times(x, gate.gelu(x))
+        else:
+            x = F.gelu(project("mlp.gate_proj", x), approximate="tanh") * project("mlp.up_proj", x)
         return h + norm("post_feedforward_layernorm", project("mlp.down_proj", x))
-
-
-def _product(x: Tensor, weight: Tensor | Int4Matrix | Int8Matrix, coded: LastCodes) -> Tensor:
-    if isinstance(weight, Int8Matrix):
-        return weight.linear(coded.of(x))
-    return F.linear(x, weight) if isinstance(weight, Tensor) else weight.linear(x)
 
 
 def _plain_name(name: str) -> str:

@@ -22,5 +22,5 @@ class ServedModels:
     def of(cls, model: Gemma, weights: Weights, depth: int) -> ServedModels:
         """For a trunk of so many layers. Raises ``ValueError`` where the device has no such weights."""
         if weights == "int8":
-            return cls(model.int8(depth))
-        return cls(model, model.int4() if weights == "int4" else None)
+            return cls(model.int8(depth).packed())
+        return cls(model.packed(), model.int4() if weights == "int4" else None)
