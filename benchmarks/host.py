@@ -35,6 +35,7 @@ from benchmarks.hosting.stage import Setup, Stage, standing
 from benchmarks.hosting.stock import Stock
 from fleet.cluster.session import connect
 from fleet.engine.specs import WEIGHTS
+from fleet.signals import terminate_as_interrupt
 
 PARTS: Mapping[str, tuple[str, Callable[[Stage, Report], None]]] = {
     "overhead": ("The service over the bare engine", overhead.measure),
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] = ()) -> None:
     started = time.monotonic()
     failed: list[str] = []
     with (
+        terminate_as_interrupt(),
         bench_base(arguments.smoke) as base,
         tempfile.TemporaryDirectory(prefix="bench-host-") as scratch,
         connect(cpus=3 * setup.replicas * setup.threads + 1),

@@ -16,6 +16,8 @@ class Size:
     lora: LoraSpec = field(default_factory=lambda: LORA)
     replicas: int = 2
     threads: int = 1
+    rivals: int | None = None
+    """Processes of the peer and of the bare engine; as many as the service's if not given."""
     clients: int = 32
     """Jobs that are under way in a closed loop."""
     batch: int = 32
@@ -45,6 +47,7 @@ class Size:
 SMOKE = Size(
     experts=3,
     kinds=2,
+    rivals=1,
     lora=TINY_LORA,
     clients=4,
     batch=4,

@@ -36,6 +36,11 @@ class Setup:
     threads: int
     weights: Weights = "bf16"
 
+    @property
+    def rivals(self) -> int:
+        """Processes of the peer and of the bare engine."""
+        return self.size.rivals or self.replicas
+
 
 @dataclass(slots=True)
 class Stage:
@@ -137,7 +142,7 @@ def standing(setup: Setup, stock: Stock, *, peer: bool, bare: bool) -> Iterator[
             address,
             client,
             Workload(tokenizer, read_texts()),
-            BareEngine(str(stock.root), setup.replicas, setup.threads, setup.weights) if bare else None,
+            BareEngine(str(stock.root), setup.rivals, setup.threads, setup.weights) if bare else None,
             (Peer(), Peer("peer, generate", generate=True)) if peer else (),
         )
         if peer:
@@ -156,7 +161,7 @@ def _start_peer(setup: Setup, stock: Stock) -> None:
         threads=setup.threads,
     )
     serve.run(
-        peer_application(settings, setup.replicas),
+        peer_application(settings, setup.rivals),
         name="peer",
         route_prefix=PEER_PATH,
         logging_config={"enable_access_log": False},
@@ -169,7 +174,7 @@ def _warm(stage: Stage) -> None:
     for contender in (stage.ours, *stage.peers[:1]):
         closed_loop(stage.address, contender, each, 60.0, clients=8)
     if stage.bare is not None:
-        stage.bare.speed([host_job(job) for job in each * stage.setup.replicas], 60.0)
+        stage.bare.speed([host_job(job) for job in each * stage.setup.rivals], 60.0)
 
 
 def _one_for_each(stage: Stage) -> list[Job]:
