@@ -11,7 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("limit", "quality", "route", "route_starter", "scale", "serve_mixed", "train", "weights")
+BENCHES = ("host", "limit", "quality", "route", "route_starter", "scale", "serve_mixed", "train", "weights")
 
 
 def main() -> None:
