@@ -16,6 +16,8 @@ POLICY = (
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 """The pages' Content-Security-Policy: nothing from other hosts, no script or style within the HTML."""
+FILES = "/page/"
+"""Below which the pages' files are; they say nothing of this fleet, so nobody needs a key for them."""
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -42,7 +44,7 @@ def page_routes() -> APIRouter:
     async def docs(request: Request) -> Response:
         return await file("docs.html", request)
 
-    @routes.get("/page/{name}")
+    @routes.get(FILES + "{name}")
     async def part(name: str, request: Request) -> Response:
         return await file(name, request)
 

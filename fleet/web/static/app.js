@@ -4,7 +4,7 @@ import { make, say, sayOrHide } from "./dom.js";
 import { Experts } from "./experts.js";
 import { JobForm } from "./form.js";
 import { errorPart, resultParts, summary } from "./result.js";
-import { Failure, answer, state, useKey } from "./service.js";
+import { Failure, answer, hasKey, state, useKey } from "./service.js";
 
 const POLL = 1500; // milliseconds between two looks at the experts
 const KEPT = 20; // results on the page
@@ -92,6 +92,7 @@ function askForKey(then) {
 at("key").addEventListener("submit", (event) => {
   event.preventDefault();
   useKey(at("key-value").value.trim());
+  at("other-key").hidden = false;
   at("key").reset();
   at("key").hidden = true;
   const then = waitsForKey;
@@ -99,6 +100,9 @@ at("key").addEventListener("submit", (event) => {
   then?.();
   look();
 });
+
+at("other-key").hidden = !hasKey();
+at("other-key").addEventListener("click", () => askForKey());
 
 // ---- the experts, live
 

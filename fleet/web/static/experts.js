@@ -46,7 +46,7 @@ class Row {
     }
     sayOrHide(this.reason, expert.reason);
     this.reason.className = `notice ${mood === "bad" ? "bad" : "warn"}`;
-    sayOrHide(this.shadow, shadowed(expert.challenger ?? expert.shadow));
+    sayOrHide(this.shadow, shadowed(expert.challenger));
     const changed = this.version !== undefined && this.version !== expert.version;
     this.version = expert.version;
     if (changed) this.flash();
@@ -60,16 +60,20 @@ class Row {
   }
 }
 
-/** What is known of the version that answers beside the champion, unheard. */
+/** What is known of the version that is asked beside the champion, unheard. */
 function shadowed(challenger) {
   if (!challenger) return "";
-  const figures = Object.entries(challenger)
-    .filter(([name, value]) => name !== "version" && name !== "digest" && value !== null && value !== "")
-    .map(([name, value]) => `${name.replaceAll("_", " ")} ${figure(value)}`);
-  return [`challenger ${challenger.version ?? ""}`.trim(), ...figures].join(" · ");
+  const { version, state, reason, comparison } = challenger;
+  const parts = [`challenger ${version}`, reason ? `${state}: ${reason}` : state];
+  if (comparison?.asked) {
+    const { asked, agreed, failed, champion_ms, challenger_ms } = comparison;
+    const both = asked - failed;
+    parts.push(`agrees on ${agreed} of ${asked}`);
+    if (failed) parts.push(`${failed} without an answer`);
+    if (both) parts.push(`${(challenger_ms / both).toFixed(0)} ms, the champion ${(champion_ms / both).toFixed(0)}`);
+  }
+  return parts.join(" · ");
 }
-
-const figure = (value) => (typeof value === "number" ? Number(value.toPrecision(3)) : String(value));
 
 /** The list in `list`, with its summary, its filter, and its news for those who listen. */
 export class Experts {
@@ -80,7 +84,7 @@ export class Experts {
     this.filter.addEventListener("input", () => this.#sift());
   }
 
-  show({ experts, replicas, queued }) {
+  show({ experts, replicas, queued, hidden }) {
     const told = [];
     for (const expert of experts) {
       const known = this.#rows.has(expert.task);
@@ -98,7 +102,7 @@ export class Experts {
       told.push(`${task} is retired`);
     }
     if (told.length) say(this.news, told.join(". "));
-    say(this.summary, counted(experts));
+    say(this.summary, counted(experts) + (hidden ? "; others are not shown to this key" : ""));
     this.filter.hidden = experts.length < FILTER_FROM;
     this.#sift();
   }
@@ -119,7 +123,7 @@ export class Experts {
 }
 
 function counted(experts) {
-  if (!experts.length) return "No task has a champion yet: train some, or promote one.";
+  if (!experts.length) return "No task has a champion: train some (fleet train-all), or promote one.";
   const counts = new Map();
   for (const expert of experts) {
     const [, word] = standing(expert);

@@ -12,8 +12,8 @@ const ADVICE = {
   failed: "Nothing is wrong with the job: send it again.",
   lost: "Send it again: a job changes nothing, so it may be answered twice.",
   unreachable: "See whether the service runs; this page goes on by itself when it is back.",
+  forbidden: "Use another key, or choose another expert.",
   401: "Enter an API key.",
-  403: "Ask whoever runs this fleet for a key that may do this, or choose another expert.",
   413: "Send a shorter text.",
   429: "Too many requests for now. Send it again a little later.",
 };
@@ -76,7 +76,9 @@ function decisionPart(decision, ask) {
       "p",
       { class: "decision" },
       make("span", { class: `badge ${decision.kind}` }, named ? "named" : WORDS[decision.kind]),
+      " ",
       decision.task && make("strong", {}, decision.task),
+      " ",
       make("span", { class: "faint reason" }, decision.reason),
     ),
   ];
@@ -142,7 +144,7 @@ function receiptPart(receipt) {
   return make(
     "div",
     { class: "receipt" },
-    make("dl", {}, pairs.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))),
+    make("dl", {}, pairs.map(([name, value]) => make("div", {}, make("dt", {}, name), " ", make("dd", {}, value)))),
     stages(receipt.milliseconds),
   );
 }

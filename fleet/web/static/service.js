@@ -12,6 +12,7 @@ export class Failure extends Error {
 
 /** The API key to send from now on; for this tab, until it is closed. */
 export const useKey = (key) => sessionStorage.setItem(KEY, key);
+export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 
 /** How the service is: replicas, router, experts. */
 export async function state() {
