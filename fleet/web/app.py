@@ -9,15 +9,23 @@ from fleet.web.backend import Backend
 from fleet.web.body_limit import BodyLimit
 from fleet.web.health import health_routes
 from fleet.web.jobs import job_routes
+from fleet.web.page import page_routes
 from fleet.web.settings import WebSettings
 
 
 def make_app(backend: Backend, *, version: str, settings: WebSettings | None = None) -> FastAPI:
     """The whole interface for one backend."""
     settings = settings or WebSettings()
-    app = FastAPI(title="taskfleet", version=version, summary="A fleet of small specialised language models")
+    app = FastAPI(
+        title="taskfleet",
+        version=version,
+        summary="A fleet of small specialised language models",
+        docs_url=None,  # FastAPI's own load their scripts from elsewhere; ours is in fleet.web.page
+        redoc_url=None,
+    )
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body)
     app.include_router(health_routes(backend))
     app.include_router(job_routes(backend))
+    app.include_router(page_routes())
     return app
