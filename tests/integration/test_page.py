@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from fleet.engine.decode import Completion, Scheduler
 from fleet.roster import Roster
 from fleet.web.app import make_app
-from fleet.web.backend import Backend, ServiceState
+from fleet.web.backend import Backend, ExpertState, ServiceState
 from fleet.web.local import LocalBackend
 from fleet.workshop import FOX, GREEK, KINDS, RUSSIAN, Workshop, open_shop
 
@@ -276,13 +276,30 @@ def test_a_hidden_page_asks_nothing(browser: Browser, service: tuple[str, LocalB
             turn(page, "visible")
 
 
-class Told(LocalBackend):
-    """A backend that says of itself what the test wants."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Described(ExpertState):
+    """An expert that says more of itself."""
 
-    told: dict[str, Any] = {}  # noqa: RUF012  # one instance
+    kind: str = ""
+    fields: tuple[str, ...] = ()
+    challenger: Mapping[str, Any] | None = None
+
+
+class Told(LocalBackend):
+    """A backend that says of itself, and of its experts by task, what the test wants."""
+
+    def __init__(self, backend: LocalBackend, **told: Any) -> None:
+        super().__init__(backend._live, backend._roster)
+        self.told = told
+        self.described: dict[str, dict[str, Any]] = {}
 
     async def state(self) -> ServiceState:
-        return dataclasses.replace(await super().state(), **self.told)
+        state = await super().state()
+        experts = tuple(
+            Described(**dataclasses.asdict(each), **self.described.get(each.task, {}))
+            for each in state.experts
+        )
+        return dataclasses.replace(state, experts=experts, **self.told)
 
 
 def page_over(backend: Backend) -> Any:
@@ -310,17 +327,50 @@ def test_a_service_that_is_lost_is_said_to_be_and_is_followed_when_it_is_back(
         opened.__exit__(None, None, None)
 
 
-def test_what_the_service_lacks_and_how_a_challenger_does_is_shown(
+def test_what_the_service_lacks_is_said_while_it_lasts(
     browser: Browser, service: tuple[str, LocalBackend]
 ) -> None:
-    backend = Told(service[1]._live, service[1]._roster)
-    backend.told = {"registry_fault": f"{EVIL} is locked", "router_fault": "it is for another base"}
+    backend = Told(service[1], registry_fault=f"{EVIL} is locked", router_fault="it is for another base")
     with listening(page_over(backend)) as address, watched(browser, address) as page:
         faults = page.locator("#faults")
         expect(faults).to_contain_text(f"The registry cannot be asked, what was known last goes on: {EVIL}")
         expect(faults).to_contain_text("The router: it is for another base.")
         backend.told = {}
         expect(faults).to_be_hidden()
+
+
+def test_an_expert_with_several_fields_is_asked_for_each(
+    browser: Browser, service: tuple[str, LocalBackend]
+) -> None:
+    backend = Told(service[1])
+    backend.described["letter"] = {"kind": "classification", "fields": ("subject", "body")}
+    with listening(page_over(backend)) as address, watched(browser, address) as page:
+        page.get_by_role("textbox", name="Text").fill("hello")
+        page.get_by_role("combobox", name="Expert").select_option("letter")
+        expect(expert(page, "letter")).to_contain_text("classification · version 1")
+        expect(page.get_by_role("textbox", name="subject")).to_have_value("hello")
+        page.keyboard.press("Tab")
+        page.get_by_role("textbox", name="body").fill("bye")
+        page.keyboard.press("Control+Enter")
+        result = page.locator("#results > li").first
+        expect(result.locator(".asked")).to_have_text("subject: hello body: bye")
+        expect(result.get_by_role("region", name="Answer of letter")).to_be_visible()
+        page.get_by_role("combobox", name="Expert").select_option("")
+        expect(page.get_by_role("textbox", name="Text")).to_have_value("hello\nbye")
+
+
+def test_a_challenger_that_shadows_shows_how_it_compares(
+    browser: Browser, service: tuple[str, LocalBackend]
+) -> None:
+    backend = Told(service[1])
+    figures = {"asked": 50, "agreed": 41, "failed": 2, "champion_ms": 480.0, "challenger_ms": 960.0}
+    challenger = {"version": 3, "state": "ready", "reason": "", "comparison": figures}
+    backend.described["mood"] = {"challenger": challenger}
+    with listening(page_over(backend)) as address, watched(browser, address) as page:
+        expect(expert(page, "mood").locator(".shadow")).to_have_text(
+            "challenger 3 · ready · agrees on 41 of 50 · 2 without an answer · 20 ms, the champion 10"
+        )
+        expect(expert(page, "story").locator(".shadow")).to_be_hidden()
 
 
 # ---- files
