@@ -54,7 +54,7 @@ def serve(
     with_ui: bool,
     ui_port: int,
 ) -> None:
-    """Answer jobs over HTTP, and follow the aliases that people set in MLflow.
+    """Answer jobs over HTTP; follow the aliases set in MLflow.
 
     POST /v1/jobs takes jobs, /v1/experts shows who answers, /docs describes the rest. A version that is
     made champion (fleet promote, or in the UI) answers within seconds, when every check has let it pass.
