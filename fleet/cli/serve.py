@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,7 +19,14 @@ from fleet.signals import terminate_as_interrupt
 if TYPE_CHECKING:
     from fleet.project import Project
 
-POSITIVE = click.IntRange(min=1)
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _limit(name: str, default: float, about: str) -> Callable[[Command], Command]:
+    """An option that is a positive number; a test holds the default against that of ``ServeArgs``."""
+    whole = isinstance(default, int)
+    kind = click.IntRange(min=1) if whole else click.FloatRange(min=0, min_open=True)
+    return click.option(name, type=kind, default=default, show_default=True, help=about)
 
 
 @click.command()
@@ -48,22 +55,12 @@ POSITIVE = click.IntRange(min=1)
     type=click.Path(dir_okay=False),
     help="File of API keys; FLEET_API_KEYS or .fleet/keys.json, if there is one, if not given (fleet keys).",
 )
-@click.option(
-    "--max-jobs", type=POSITIVE, help="Jobs that may wait in one replica; more are refused with 429. [512]"
-)
-@click.option("--max-jobs-per-task", type=POSITIVE, help="Of them, for one expert. [128]")
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    help="How long a job may take that says nothing about it itself. [60]",
-)
-@click.option("--max-tokens", type=POSITIVE, help="Of the longest job that is looked at at all. [8192]")
-@click.option("--max-body", type=POSITIVE, help="Bytes of the largest request. [4194304]")
-@click.option(
-    "--poll-seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Between two looks at the registry. [1]",
-)
+@_limit("--max-jobs", 512, "Jobs that may wait in one replica; more are refused with 429.")
+@_limit("--max-jobs-per-task", 128, "Of them, for one expert.")
+@_limit("--max-tokens", 8192, "Of the longest job that is looked at; an expert's own limit is usually lower.")
+@_limit("--max-body", 4 * 2**20, "Bytes of the largest request.")
+@_limit("--seconds", 60.0, "How long a job may take that says nothing about it itself.")
+@_limit("--poll-seconds", 1.0, "Between two looks at the registry.")
 @click.option("--with-ui", is_flag=True, help="Start MLflow's UI on the same store too.")
 @click.option("--ui-port", type=click.IntRange(0, 65_535), default=5000, show_default=True)
 @pass_invocation
@@ -78,7 +75,12 @@ def serve(
     with_ui: bool,
     ui_port: int,
     keys: str | None,
-    **limits: Any,
+    max_jobs: int,
+    max_jobs_per_task: int,
+    max_tokens: int,
+    max_body: int,
+    seconds: float,
+    poll_seconds: float,
 ) -> None:
     """Answer jobs over HTTP, and follow the aliases that people set in MLflow.
 
@@ -103,7 +105,12 @@ def serve(
         threads=threads or max(1, (os.cpu_count() or 1) // most),
         weights=weights,
         keys=None if keys is None else str(Path(keys).expanduser().resolve()),
-        **{name: value for name, value in limits.items() if value is not None},
+        max_jobs=max_jobs,
+        max_jobs_per_task=max_jobs_per_task,
+        max_tokens=max_tokens,
+        max_body=max_body,
+        seconds=seconds,
+        poll_seconds=poll_seconds,
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))
