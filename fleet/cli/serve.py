@@ -127,8 +127,8 @@ def serve(
 
 def _check_keys(root: Path, host: str, named: str | None) -> None:
     """Raise ``InputError`` when the keys cannot be read, or there is none where one is needed."""
-    from fleet.web.gate import is_loopback
     from fleet.web.keys import KeySource
+    from fleet.web.loopback import is_loopback
 
     keys = KeySource.of(root, named and str(Path(named).expanduser().resolve()), os.environ).read()
     if not keys and not is_loopback(host):

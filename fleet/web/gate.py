@@ -6,7 +6,6 @@ whoever deploys with a Serve config file chooses the address there, where nothin
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 
 from starlette.responses import JSONResponse
@@ -16,6 +15,7 @@ from fleet.web.caller import ANYONE, NOBODY, Caller, caller
 from fleet.web.errors import Refusal, body
 from fleet.web.key_ring import KeyRing
 from fleet.web.keys import Key
+from fleet.web.loopback import is_loopback
 
 METRICS = "/metrics"
 OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
@@ -51,14 +51,16 @@ class Gate:
     def _admit(self, scope: Scope) -> Caller:
         path = scope["path"]
         if not self._ring.required:
-            if path not in OPEN and not _is_local(scope):
+            if _is_local(scope):
+                return ANYONE
+            if path not in OPEN:
                 raise Refusal(
                     403,
                     "keys-needed",
                     "this service can be reached from other machines and has no API keys, so it answers "
                     "on loopback only: make a key (fleet keys new NAME)",
                 )
-            return ANYONE
+            return NOBODY
         secret = _bearer(scope)
         key = None if secret is None else self._ring.find(secret)
         if key is None:
@@ -108,15 +110,3 @@ def _bearer(scope: Scope) -> str | None:
 def _is_local(scope: Scope) -> bool:
     server = scope.get("server")
     return server is None or is_loopback(str(server[0]), unknown=True)
-
-
-def is_loopback(host: str, *, unknown: bool = False) -> bool:
-    """Whether only this machine reaches ``host``; ``unknown`` is the answer for what is no IP address."""
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:  # a name; or the path of a Unix socket, or a test's own transport
-        return unknown
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback

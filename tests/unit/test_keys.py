@@ -18,7 +18,7 @@ import pytest
 
 from fleet.errors import InputError
 from fleet.web.caller import caller
-from fleet.web.gate import Gate, is_loopback
+from fleet.web.gate import Gate
 from fleet.web.key_ring import LOOK_SECONDS, KeyRing
 from fleet.web.keys import (
     KEYS_FILE,
@@ -30,6 +30,7 @@ from fleet.web.keys import (
     read_keys,
     revoke_key,
 )
+from fleet.web.loopback import is_loopback
 
 NOW = datetime.now(UTC)
 
