@@ -56,13 +56,18 @@ def families(client: httpx.Client) -> dict[str, Metric]:
     return {family.name: family for family in text_string_to_metric_families(response.text)}
 
 
-def samples(client: httpx.Client) -> dict[tuple[str, ...], float]:
-    """Every sample by its name and its labels' values."""
-    return {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in families(client).values()
-        for sample in family.samples
-    }
+class Told:
+    """The samples of one page."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self.samples = [sample for family in families(client).values() for sample in family.samples]
+
+    def __call__(self, name: str, **labels: str) -> float | None:
+        """The one with these labels; None if there is none."""
+        return next((s.value for s in self.samples if s.name == name and s.labels == labels), None)
+
+    def labels(self, name: str, label: str) -> set[str]:
+        return {sample.labels[label] for sample in self.samples if sample.name == name}
 
 
 def test_jobs_are_counted_by_expert_and_outcome(client: httpx.Client) -> None:
@@ -75,12 +80,11 @@ def test_jobs_are_counted_by_expert_and_outcome(client: httpx.Client) -> None:
     jobs(client, {"text": " "})
     broken = jobs(client, {"text": "x", "task": "broken"})
     assert broken.json()["code"] == "quarantined"
-    told = samples(client)
+    told = Told(client)
     counted = {
-        labels: value
-        for (name, *labels_), value in told.items()
-        if name == "fleet_jobs_total"
-        for labels in [tuple(labels_)]
+        (sample.labels["task"], sample.labels["outcome"]): sample.value
+        for sample in told.samples
+        if sample.name == "fleet_jobs_total"
     }
     assert counted == {
         ("mood", "answered"): 5,
@@ -89,41 +93,42 @@ def test_jobs_are_counted_by_expert_and_outcome(client: httpx.Client) -> None:
         ("-", "bad-job"): 1,
         ("broken", "quarantined"): 1,
     }
-    assert told["fleet_decisions_total", "mood", "route"] == 1
-    assert told["fleet_decisions_total", "mood", "forced"] == 5
-    assert told["fleet_job_seconds_count", "mood"] == 5
-    assert {labels[1] for labels in told if labels[0] == "fleet_stage_seconds_count"} == {"mood", "story"}
-    stages = {labels[2] for labels in told if labels[:2] == ("fleet_stage_seconds_count", "mood")}
-    assert stages == {"wait", "trunk", "route", "queue", "expert"}
-    assert told["fleet_input_tokens_total", "mood"] >= sum(each["input_tokens"] for each in receipts)
-    assert told["fleet_output_tokens_total", "mood"] >= sum(each["output_tokens"] for each in receipts)
+    assert told("fleet_decisions_total", task="mood", decision="route") == 1
+    assert told("fleet_decisions_total", task="mood", decision="forced") == 5
+    assert told("fleet_job_seconds_count", task="mood") == 5
+    assert told.labels("fleet_stage_seconds_count", "task") == {"mood", "story"}
+    assert told.labels("fleet_stage_seconds_count", "stage") == {"wait", "trunk", "route", "queue", "expert"}
+    for name in ("input_tokens", "output_tokens"):
+        counted_tokens = told(f"fleet_{name}_total", task="mood")
+        assert counted_tokens is not None
+        assert counted_tokens >= sum(receipt[name] for receipt in receipts)
 
 
 def test_the_time_of_a_job_is_what_its_receipt_says(client: httpx.Client) -> None:
     receipt = jobs(client, {"text": "Anna", "task": "mood"}).json()["answers"][0]["receipt"]
-    told = samples(client)
-    assert told["fleet_job_seconds_sum", "mood"] == pytest.approx(
+    told = Told(client)
+    assert told("fleet_job_seconds_sum", task="mood") == pytest.approx(
         sum(receipt["milliseconds"].values()) / 1000
     )
-    assert told["fleet_stage_seconds_sum", "mood", "expert"] == pytest.approx(
+    assert told("fleet_stage_seconds_sum", task="mood", stage="expert") == pytest.approx(
         receipt["milliseconds"]["expert"] / 1000
     )
-    assert told["fleet_input_tokens_total", "mood"] == receipt["input_tokens"]
+    assert told("fleet_input_tokens_total", task="mood") == receipt["input_tokens"]
 
 
 def test_experts_replicas_and_the_registry_are_gauges(client: httpx.Client, shop: Workshop) -> None:
     jobs(client, {"text": "x", "task": "mood"})
     jobs(client, {"text": "x", "task": "broken"})
-    told = samples(client)
+    told = Told(client)
     digest = shop.registry.resolve("mood", "champion").digest[:12]
-    assert told["fleet_expert_info", "mood", "1", "1", digest] == 1
-    assert told["fleet_expert_ready_replicas", "mood"] == 1
-    assert told["fleet_expert_quarantined", "mood"] == 0
-    assert told["fleet_expert_quarantined", "broken"] == 1
-    assert told["fleet_queued_jobs", "mood"] == 0
-    assert told["fleet_router_info", "1"] == 1
+    assert told("fleet_expert_info", task="mood", version="1", wanted="1", digest=digest) == 1
+    assert told("fleet_expert_ready_replicas", task="mood") == 1
+    assert told("fleet_expert_quarantined", task="mood") == 0
+    assert told("fleet_expert_quarantined", task="broken") == 1
+    assert told("fleet_queued_jobs", task="mood") == 0
+    assert told("fleet_router_info", version="1") == 1
     for name in ("fleet_replicas", "fleet_registry_reachable", "fleet_state_known"):
-        assert told[(name,)] == 1
+        assert told(name) == 1
 
 
 def test_what_a_client_makes_up_becomes_no_label(client: httpx.Client) -> None:
@@ -133,11 +138,11 @@ def test_what_a_client_makes_up_becomes_no_label(client: httpx.Client) -> None:
         client.request(f"MADE{number}", "/v1/jobs")
     page = client.get("/metrics").text
     assert not re.search(r"made.up|text\d|id\d|MADE", page)
-    told = samples(client)
-    assert told["fleet_jobs_total", "-", "unknown-task"] == 20
-    assert told["fleet_http_requests_total", "-", "404", "-"] == 20
-    assert told["fleet_http_requests_total", "/v1/jobs", "404", "-"] == 20
-    assert told["fleet_http_request_seconds_count", "/v1/jobs"] >= 20
+    told = Told(client)
+    assert told("fleet_jobs_total", task="-", outcome="unknown-task") == 20
+    assert told("fleet_http_requests_total", route="-", status="404", key="-") == 20
+    assert told("fleet_http_requests_total", route="/v1/jobs", status="404", key="-") == 20
+    assert told.labels("fleet_http_request_seconds_count", "route") == {"-", "/v1/jobs", "/metrics"}
 
 
 def test_requests_are_counted_by_the_name_of_their_key(shop: Workshop, tmp_path: Path) -> None:
@@ -154,15 +159,13 @@ def test_requests_are_counted_by_the_name_of_their_key(shop: Workshop, tmp_path:
         client.headers["Authorization"] = "Bearer made-up"
         jobs(client, {"text": "x"})
         client.headers["Authorization"] = f"Bearer {scraper}"
-        told = samples(client)
+        told = Told(client)
         page = client.get("/metrics").text
-    assert told["fleet_http_requests_total", "/v1/jobs", "403", "acme"] == 4
-    assert told["fleet_http_requests_total", "-", "401", "-"] == 1
-    assert (
-        told["fleet_jobs_total", "-", "forbidden"] + told.get(("fleet_jobs_total", "mood", "forbidden"), 0)
-        == 8
-    )
-    assert told["fleet_expert_ready_replicas", "mood"] in (0, 1)  # whoever scrapes sees all tasks
+    assert told("fleet_http_requests_total", route="/v1/jobs", status="403", key="acme") == 4
+    assert told("fleet_http_requests_total", route="-", status="401", key="-") == 1
+    assert told("fleet_jobs_total", task="-", outcome="forbidden") == 8
+    # Whoever scrapes sees all tasks.
+    assert told.labels("fleet_expert_ready_replicas", "task") == {"mood", "story", "broken"}
     for secret in (*secrets.values(), scraper, "made-up"):
         assert secret not in page
 
@@ -189,10 +192,10 @@ class Hangs:
 def test_the_counts_come_also_when_the_state_does_not() -> None:
     with listening(make_app(Hangs(), version="0")) as address, httpx.Client(base_url=address) as client:
         jobs(client, {"text": "x"})
-        told = samples(client)
-    assert told["fleet_state_known",] == 0
-    assert told["fleet_jobs_total", "-", "failed"] == 1
-    assert ("fleet_replicas",) not in told
+        told = Told(client)
+    assert told("fleet_state_known") == 0
+    assert told("fleet_jobs_total", task="-", outcome="failed") == 1
+    assert told("fleet_replicas") is None
 
 
 def expressions() -> list[str]:
