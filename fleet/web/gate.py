@@ -16,9 +16,10 @@ from fleet.web.errors import Refusal, body
 from fleet.web.key_ring import KeyRing
 from fleet.web.keys import Key
 from fleet.web.loopback import is_loopback
+from fleet.web.page import FILES
 
 METRICS = "/metrics"
-OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
 """What needs no key: probes have none, and the pages say nothing of this fleet, only how to ask."""
 CALLER = "fleet.caller"
 """Where a request's scope names who has sent it."""
@@ -50,10 +51,11 @@ class Gate:
 
     def _admit(self, scope: Scope) -> Caller:
         path = scope["path"]
+        is_open = path in OPEN or path.startswith(FILES)
         if not self._ring.required:
             if _is_local(scope):
                 return ANYONE
-            if path not in OPEN:
+            if not is_open:
                 raise Refusal(
                     403,
                     "keys-needed",
@@ -64,11 +66,11 @@ class Gate:
         secret = _bearer(scope)
         key = None if secret is None else self._ring.find(secret)
         if key is None:
-            if path in OPEN:
+            if is_open:
                 return NOBODY
             raise _no_key(secret is not None)
         scope[CALLER] = key.name  # also of who is refused below
-        if key.metrics != (path == METRICS) and path not in OPEN:
+        if key.metrics != (path == METRICS) and not is_open:
             raise _wrong_key(key)
         if key.metrics:
             return Caller(key.name, frozenset())

@@ -285,7 +285,7 @@ def test_the_gate_lets_in_by_key_and_says_what_is_wrong(path: Path) -> None:
         assert whole not in response.text
 
 
-@pytest.mark.parametrize("page", ["/healthz", "/readyz", "/docs", "/openapi.json", "/"])
+@pytest.mark.parametrize("page", ["/healthz", "/readyz", "/docs", "/openapi.json", "/", "/page/app.js"])
 def test_probes_and_pages_about_the_interface_need_no_key_and_show_no_expert(path: Path, page: str) -> None:
     secret = add_key(path, "acme")
     ring, _ = ring_of(path)
