@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 ROUTED_TOKENS = 8192
 """Longest job that is looked at at all; an expert's own limit is usually lower."""
+TOKEN_CHARACTERS = 16
+"""More than any text has on average for each of its tokens."""
 BATCH_JOBS = 64
 
 
@@ -77,8 +79,10 @@ class Host:
         cache: Path,
         weights: Weights = "bf16",
         room: int = EXPERT_BYTES,
+        max_tokens: int = ROUTED_TOKENS,
     ) -> None:
         """``depth`` is the number of trunk layers, ``room`` the bytes of experts kept without need.
+        A job of more than ``max_tokens`` is not looked at.
 
         Experts are checked with the base's own weights, whichever ``weights`` answer. Raises
         ``InputError`` when this base or device has no such weights.
@@ -93,6 +97,7 @@ class Host:
         self._registry = registry
         self._cache = cache
         self._depth = depth
+        self._max_tokens = max_tokens
         self._models = _served(base, weights, depth)
         self._renderer = Renderer.of(base.tokenizer)
         self._compiler = ConstraintCompiler(base.tokenizer)
@@ -306,21 +311,30 @@ class Host:
         job = ticket.job
         try:
             ticket.fields = job.named_fields()
+            if job.forbidden:
+                ticket.refuse(f"the job may not be given to {', '.join(job.forbidden)}", "forbidden")
+                return
             for task in job.tasks:
                 if task not in self.champions:
-                    ticket.refuse(self._no_such_task(task), "unknown-task")
+                    ticket.refuse(self._no_such_task(task, job), "unknown-task")
                     return
             ticket.text = render_job(PromptSpec(tuple(ticket.fields) or ("text",), " "), ticket.fields)
-            ticket.ids = self._renderer.job_ids(ticket.text)
-            if len(ticket.ids) > ROUTED_TOKENS:
-                raise JobError(
-                    f"the job has {len(ticket.ids)} tokens, at most {ROUTED_TOKENS} are read: shorten it"
-                )
+            ticket.ids = self._job_ids(ticket.text)
         except JobError as error:
             ticket.refuse(str(error), "bad-job")
 
-    def _no_such_task(self, task: str) -> str:
-        return f"no champion for a task called {task}; {suggest(task, self.champions)}"
+    def _job_ids(self, text: str) -> list[int]:
+        most = self._max_tokens * TOKEN_CHARACTERS
+        if len(text) > most:  # before it is cut into tokens, which holds everybody else up
+            raise JobError(f"the job has {len(text):,} characters, at most {most:,} are read: shorten it")
+        ids = self._renderer.job_ids(text)
+        if len(ids) > self._max_tokens:
+            raise JobError(f"the job has {len(ids)} tokens, at most {self._max_tokens} are read: shorten it")
+        return ids
+
+    def _no_such_task(self, task: str, job: Job) -> str:
+        known = [name for name in self.champions if job.allowed is None or name in job.allowed]
+        return f"no champion for a task called {task}; {suggest(task, known)}"
 
     def _decide(self, going: Sequence[Ticket]) -> None:
         for ticket in going:
@@ -338,7 +352,11 @@ class Host:
         means = [ticket.state.means for ticket in free if ticket.state is not None]
         top = max([TOP, *(ticket.top for ticket in free)])
         decisions = self.router.router.decide(means, known=self.champions, top=top)
-        for ticket, decision in zip(free, decisions, strict=True):
+        for ticket, made in zip(free, decisions, strict=True):
+            decision = made if ticket.job.allowed is None else made.within(ticket.job.allowed)
+            if decision is None:
+                ticket.refuse("the job belongs to an expert that it may not be given to", "forbidden")
+                continue
             ticket.decision, ticket.router_version = decision, self.router.version
             asked: Sequence[str] = ()
             if decision.kind == "route" and decision.task is not None:

@@ -10,9 +10,12 @@ from fleet.engine.specs import Weights
 from fleet.errors import JobError
 from fleet.routing.decision import Decision
 
-FaultCode = Literal["bad-job", "unknown-task", "no-router", "quarantined", "overloaded", "deadline", "failed"]
-"""Why there is no answer: the job's own fault; no champion for its task; nobody to route it; an expert that
-must not answer; more work than may wait; its time is over; a failure of ours, worth another try."""
+FaultCode = Literal[
+    "bad-job", "unknown-task", "forbidden", "no-router", "quarantined", "overloaded", "deadline", "failed"
+]
+"""Why there is no answer: the job's own fault; no champion for its task; a task that it may not be given to;
+nobody to route it; an expert that must not answer; more work than may wait; its time is over; a failure of
+ours, worth another try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,9 @@ class Job:
     text: str | None = None
     fields: Mapping[str, str] | None = None
     task: str | tuple[str, ...] | None = None
+    allowed: frozenset[str] | None = None
+    """The only tasks that it may be given to; None is all. The router decides as always, and what it
+    decides for another task is not done."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -30,6 +36,11 @@ class Job:
         if self.task is None:
             return ()
         return (self.task,) if isinstance(self.task, str) else self.task
+
+    @property
+    def forbidden(self) -> tuple[str, ...]:
+        """The tasks that it names and may not be given to."""
+        return () if self.allowed is None else tuple(task for task in self.tasks if task not in self.allowed)
 
     def named_fields(self) -> Mapping[str, str]:
         """The fields; a bare text is the field ``text``. Raises ``JobError`` when there is neither."""
@@ -86,3 +97,5 @@ class Result:
     """Seconds after which an overloaded host may have room."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Every expert that was asked and has not answered, with its reason."""
+    failed_codes: Mapping[str, FaultCode] = field(default_factory=dict)
+    """And what kind of error each of them is."""

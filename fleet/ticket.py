@@ -88,6 +88,7 @@ class Ticket:
             code=code,
             retry_after=max((f.retry_after for f in blamed if f.retry_after is not None), default=None),
             failed={task: failure.reason for task, failure in self.failed.items()},
+            failed_codes={task: failure.code for task, failure in self.failed.items()},
         )
 
 

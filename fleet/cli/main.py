@@ -7,6 +7,7 @@ import click
 from fleet.cli.check import check
 from fleet.cli.init import init
 from fleet.cli.invocation import FleetGroup, Invocation, show_log
+from fleet.cli.keys import keys
 from fleet.cli.route import route
 from fleet.cli.router import router
 from fleet.cli.schema import schema
@@ -42,5 +43,19 @@ def main(ctx: click.Context, root: str | None, debug: bool) -> None:
     ctx.obj = Invocation(root, debug)
 
 
-for _command in (init, check, train, train_all, status, promote, rollback, route, serve, router, ui, schema):
+for _command in (
+    init,
+    check,
+    train,
+    train_all,
+    status,
+    promote,
+    rollback,
+    route,
+    serve,
+    keys,
+    router,
+    ui,
+    schema,
+):
     main.add_command(_command)

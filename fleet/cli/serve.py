@@ -5,18 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from fleet.cli.invocation import Invocation, pass_invocation
 from fleet.engine.specs import WEIGHTS, Weights
+from fleet.errors import InputError
 from fleet.signals import terminate_as_interrupt
 
 if TYPE_CHECKING:
     from fleet.project import Project
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _limit(name: str, default: float, about: str) -> Callable[[Command], Command]:
+    """An option that is a positive number; a test holds the default against that of ``ServeArgs``."""
+    whole = isinstance(default, int)
+    kind = click.IntRange(min=1) if whole else click.FloatRange(min=0, min_open=True)
+    return click.option(name, type=kind, default=default, show_default=True, help=about)
 
 
 @click.command()
@@ -40,6 +50,17 @@ if TYPE_CHECKING:
     "--weights", type=click.Choice(WEIGHTS), default="bf16", show_default=True, help="As for fleet route."
 )
 @click.option("--address", help="Ray cluster to run on; a Ray of our own on this machine if not given.")
+@click.option(
+    "--keys",
+    type=click.Path(dir_okay=False),
+    help="File of API keys; FLEET_API_KEYS or .fleet/keys.json, if there is one, if not given (fleet keys).",
+)
+@_limit("--max-jobs", 512, "Jobs that may wait in one replica; more are refused with 429.")
+@_limit("--max-jobs-per-task", 128, "Of them, for one expert.")
+@_limit("--max-tokens", 8192, "Of the longest job that is looked at; an expert's own limit is usually lower.")
+@_limit("--max-body", 4 * 2**20, "Bytes of the largest request.")
+@_limit("--seconds", 60.0, "How long a job may take that says nothing about it itself.")
+@_limit("--poll-seconds", 1.0, "Between two looks at the registry.")
 @click.option("--with-ui", is_flag=True, help="Start MLflow's UI on the same store too.")
 @click.option("--ui-port", type=click.IntRange(0, 65_535), default=5000, show_default=True)
 @pass_invocation
@@ -53,14 +74,24 @@ def serve(
     address: str | None,
     with_ui: bool,
     ui_port: int,
+    keys: str | None,
+    max_jobs: int,
+    max_jobs_per_task: int,
+    max_tokens: int,
+    max_body: int,
+    seconds: float,
+    poll_seconds: float,
 ) -> None:
     """Answer jobs over HTTP; follow the aliases set in MLflow.
 
     POST /v1/jobs takes jobs, /v1/experts shows who answers, /docs describes the rest. A version that is
     made champion (fleet promote, or in the UI) answers within seconds, when every check has let it pass.
+
+    An address that other machines reach needs API keys: fleet keys new NAME.
     """
     fewest, most = _bounds(replicas)
     project = invocation.project()
+    _check_keys(project.root, host, keys)
     from fleet.cluster.serving import ServeArgs, free_port, serving
     from fleet.cluster.session import connect
     from fleet.stores import base_folder
@@ -73,6 +104,13 @@ def serve(
         max_replicas=most,
         threads=threads or max(1, (os.cpu_count() or 1) // most),
         weights=weights,
+        keys=None if keys is None else str(Path(keys).expanduser().resolve()),
+        max_jobs=max_jobs,
+        max_jobs_per_task=max_jobs_per_task,
+        max_tokens=max_tokens,
+        max_body=max_body,
+        seconds=seconds,
+        poll_seconds=poll_seconds,
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))
@@ -85,6 +123,21 @@ def serve(
         click.echo(f"the fleet answers at http://{host}:{port} (Ctrl-C ends it)")
         while True:
             time.sleep(3600)
+
+
+def _check_keys(root: Path, host: str, named: str | None) -> None:
+    """Raise ``InputError`` when the keys cannot be read, or there is none where one is needed."""
+    from fleet.web.keys import KeySource
+    from fleet.web.loopback import is_loopback
+
+    keys = KeySource.of(root, named and str(Path(named).expanduser().resolve()), os.environ).read()
+    if not keys and not is_loopback(host):
+        raise InputError(
+            f"--host {host} can be reached from other machines, so jobs must come with an API key, and there "
+            "is none: make one (fleet keys new NAME), or listen on 127.0.0.1"
+        )
+    if keys:
+        click.echo(f"jobs need an API key; there are: {', '.join(key.name for key in keys)}", err=True)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import torch
 from fleet.awaiting import AwaitedHost
 from fleet.engine.specs import Weights
 from fleet.errors import ClusterError
-from fleet.host import Host
+from fleet.host import ROUTED_TOKENS, Host
 from fleet.job import Job, Result
 from fleet.live import Limits, LiveHost
 from fleet.loaded import EXPERT_BYTES
@@ -33,6 +33,7 @@ class ReplicaSettings:
     weights: Weights = "bf16"
     threads: int = 1
     room: int = EXPERT_BYTES
+    max_tokens: int = ROUTED_TOKENS
     limits: Limits = field(default_factory=Limits)
 
 
@@ -83,6 +84,7 @@ def _begin(settings: ReplicaSettings, roster: Roster) -> LiveHost:
         cache=artifact_cache(project),
         weights=settings.weights,
         room=settings.room,
+        max_tokens=settings.max_tokens,
     )
     live = LiveHost(host, settings.limits)
     live.open(roster)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ from fleet.cluster.replica import Replica, ReplicaSettings
 from fleet.cluster.watcher import POLL_SECONDS, Watcher
 from fleet.engine.specs import Weights
 from fleet.errors import ClusterError
+from fleet.host import ROUTED_TOKENS
 from fleet.live import Limits
+from fleet.web.keys import KeySource
 from fleet.web.settings import WebSettings
 
 APPLICATION = "taskfleet"
@@ -47,12 +50,23 @@ class ServeArgs(BaseModel):
     """How long a job may take that says nothing about it itself."""
     poll_seconds: float = Field(default=POLL_SECONDS, gt=0)
     """Between two looks at the registry."""
+    max_tokens: int = Field(default=ROUTED_TOKENS, ge=1)
+    """Of the longest job that is looked at; an expert's own limit is usually lower."""
+    max_body: int = Field(default=WebSettings().max_body, ge=1)
+    """Bytes of the largest request."""
+    keys: str | None = None
+    """File of the API keys, from the project's folder, where the ingress runs. If not given: what
+    FLEET_API_KEYS holds, else .fleet/keys.json if there is one. Without any, only what comes to a loopback
+    address is answered, whatever ``http_options`` says."""
 
 
 def application(args: ServeArgs) -> serve.Application:
     """What ``serve deploy`` builds from a config file and ``fleet serve`` runs."""
     limits = Limits(args.max_jobs, args.max_jobs_per_task, args.seconds)
-    settings = ReplicaSettings(args.root, args.weights, args.threads, limits=limits)
+    settings = ReplicaSettings(
+        args.root, args.weights, args.threads, max_tokens=args.max_tokens, limits=limits
+    )
+    web = WebSettings(args.max_body, KeySource.of(args.root, args.keys, os.environ))
     watcher = serve.deployment(Watcher).options(
         name="watcher", max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0}
     )
@@ -80,7 +94,7 @@ def application(args: ServeArgs) -> serve.Application:
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
         name="ingress", max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0}
     )
-    return ingress.bind(hosts, bound, WebSettings())
+    return ingress.bind(hosts, bound, web)
 
 
 @contextmanager

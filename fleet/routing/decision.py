@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fleet.routing.calibrate import Thresholds
@@ -50,6 +50,19 @@ class Decision:
     def none(cls, reason: str) -> Decision:
         """Nothing to measure."""
         return cls("abstain", None, (), 0.0, None, f"no expert fits: {reason}")
+
+    def within(self, allowed: Collection[str]) -> Decision | None:
+        """What someone may see of it who may ask these tasks only; None when it is for others alone."""
+        tasks = tuple(task for task in self.tasks if task in allowed)
+        if self.tasks and not tasks:
+            return None
+        reason = self.reason
+        if self.kind == "abstain" and self.scores and self.scores[0][0] not in allowed:
+            reason = "no expert fits"  # without the nearest one's name
+        elif tasks != self.tasks:
+            reason = "several experts are likely, none likely enough"
+        scores = tuple(each for each in self.scores if each[0] in allowed)
+        return replace(self, tasks=tasks, reason=reason, scores=scores)
 
 
 def judge(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from fleet.following import State
@@ -48,10 +48,18 @@ class ServiceState:
     """Why the registry cannot be asked at present; what was known last goes on."""
     started: float = 0.0
     """Unix seconds."""
+    hidden: bool = False
+    """Whether there are experts that who asks may not see."""
 
     @property
     def ready(self) -> bool:
-        return self.replicas > 0 and bool(self.experts)
+        return self.replicas > 0 and (bool(self.experts) or self.hidden)
+
+    def within(self, tasks: Collection[str]) -> ServiceState:
+        """What someone may see of it who may ask these tasks only."""
+        seen = tuple(expert for expert in self.experts if expert.task in tasks)
+        queued = {task: jobs for task, jobs in self.queued.items() if task in tasks}
+        return replace(self, experts=seen, queued=queued, hidden=len(seen) < len(self.experts))
 
 
 def service_state(

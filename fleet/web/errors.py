@@ -15,6 +15,7 @@ from fleet.job import FaultCode
 STATUS: Mapping[FaultCode, int] = {
     "bad-job": 422,
     "unknown-task": 404,
+    "forbidden": 403,
     "no-router": 503,
     "quarantined": 503,
     "overloaded": 429,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from cachetools import TTLCache
 
 from fleet.job import Result
+from fleet.web.caller import caller
 from fleet.web.errors import Refusal
 
 KEPT_SECONDS = 600
@@ -27,7 +28,7 @@ class Once:
     """Results by key, for ten minutes. A request that failed in a way that may pass is not remembered."""
 
     def __init__(self) -> None:
-        self._done: TTLCache[str, _Done] = TTLCache(KEPT_REQUESTS, KEPT_SECONDS)
+        self._done: TTLCache[tuple[str, str], _Done] = TTLCache(KEPT_REQUESTS, KEPT_SECONDS)
 
     async def do(self, key: str, request: str, work: Callable[[], Awaitable[list[Result]]]) -> list[Result]:
         """The results of the first request with this key; ``work`` is done if this is the first.
@@ -35,20 +36,21 @@ class Once:
         Raises ``Refusal`` if the key was another request's.
         """
         content = hashlib.sha256(request.encode()).hexdigest()
-        found = self._done.get(key)
+        place = (caller.get().name, key)  # two callers may have had the same idea
+        found = self._done.get(place)
         if found is not None:
             if found.content != content:
                 raise Refusal(422, "key-reused", f"the idempotency key {key!r} belongs to another request")
             return await asyncio.shield(found.results)
         task = asyncio.ensure_future(work())
-        self._done[key] = _Done(content, task)
+        self._done[place] = _Done(content, task)
         try:
             # Who asks again while the first one has gone away still gets its answer.
             results = await asyncio.shield(task)
         except BaseException:
             if task.done():
-                self._done.pop(key, None)
+                self._done.pop(place, None)
             raise
         if any(result.code not in (None, "bad-job", "unknown-task") for result in results):
-            self._done.pop(key, None)
+            self._done.pop(place, None)
         return results

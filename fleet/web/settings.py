@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from fleet.web.keys import KeySource
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,3 +13,5 @@ class WebSettings:
 
     max_body: int = 4 * 2**20
     """Bytes of the largest request."""
+    keys: KeySource = field(default_factory=KeySource)
+    """Where the API keys are; none are needed if nothing is said."""

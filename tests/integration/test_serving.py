@@ -13,10 +13,12 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
+from fleet.cli.serve import serve
 from fleet.cluster.serving import ServeArgs, free_port, serving
 from fleet.host import Host
 from fleet.job import Job
 from fleet.registry.version import VersionInfo
+from fleet.web.keys import KEYS_FILE, add_key, revoke_key
 from fleet.workshop import RUSSIAN, Workshop, open_shop
 
 TEXTS = ["Anna met Bo", "hello fox", "14 98 196 17", "a parcel", "Oslo", "да нет"]
@@ -42,14 +44,19 @@ def versions(shop: Workshop) -> dict[int, VersionInfo]:
 
 @pytest.fixture(scope="module")
 def client(shop: Workshop, ray_cluster: Cluster) -> Iterator[httpx.Client]:
-    """Two replicas on a node of their own."""
+    """Two replicas on a node of their own, and a key to ask them with."""
+    secret = add_key(shop.place.parent / KEYS_FILE, "tests")
     node = ray_cluster.add_node(num_cpus=2)
     try:
         port = free_port("127.0.0.1", 0)
         args = ServeArgs(root=str(shop.place.parent), replicas=2, poll_seconds=0.2)
         with (
             serving(args, host="127.0.0.1", port=port),
-            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=SECONDS) as made,
+            httpx.Client(
+                base_url=f"http://127.0.0.1:{port}",
+                timeout=SECONDS,
+                headers={"Authorization": f"Bearer {secret}"},
+            ) as made,
         ):
             until(lambda: ready_on(made, "story") == 2)
             yield made
@@ -112,6 +119,44 @@ def test_jobs_are_routed_and_answered_with_their_receipts(client: httpx.Client, 
     results = client.post("/v1/jobs", json=body).json()["results"]
     assert [each["id"] for each in results] == [str(n + 1) for n in range(len(TEXTS) * 12)]
     assert [each["error"] for each in results] == [None] * len(results)
+
+
+def test_keys_and_metrics_reach_through_all_the_hops(client: httpx.Client, shop: Workshop) -> None:
+    file = shop.place.parent / KEYS_FILE
+    assert httpx.get(client.base_url.join("/v1/experts")).status_code == 401
+    secrets = {
+        "part": add_key(file, "part", tasks=("story",)),
+        "scraper": add_key(file, "scraper", metrics=True),
+    }
+
+    def get(path: str, key: str) -> httpx.Response:
+        return client.get(path, headers={"Authorization": f"Bearer {secrets[key]}"})
+
+    until(lambda: get("/v1/experts", "part").status_code == 200)
+    refused = client.post(
+        "/v1/jobs", json={"text": RUSSIAN[3]}, headers={"Authorization": f"Bearer {secrets['part']}"}
+    )
+    assert refused.status_code == 403
+    assert "mood" not in refused.text
+    page = get("/metrics", "scraper").text
+    assert "fleet_replicas 2.0" in page
+    assert 'fleet_jobs_total{outcome="forbidden",task="-"} 1.0' in page
+    for name in secrets:
+        revoke_key(file, name)
+    until(lambda: get("/v1/experts", "part").status_code == 401)
+
+
+def test_fleet_serve_has_an_option_for_each_argument_with_the_same_default() -> None:
+    options = {option.name: option for option in serve.params}
+    for name, field in ServeArgs.model_fields.items():
+        if name in (
+            "root",
+            "max_replicas",
+            "replicas",
+            "threads",
+        ):  # --root, --replicas MIN-MAX, by the cores
+            continue
+        assert options[name].default == field.default
 
 
 def test_a_text_is_streamed_through_all_the_hops(client: httpx.Client) -> None:

@@ -73,6 +73,8 @@ def test_several_jobs_have_each_their_own_result_in_order(client: httpx.Client) 
         ({"text": "x", "task": "moods"}, 404, "unknown-task", "did you mean mood?"),
         ({"text": ""}, 422, "bad-job", "is empty"),
         ({"text": "a " * 3000, "task": "mood"}, 422, "bad-job", "mood takes 24"),
+        ({"text": "a " * 10_000}, 422, "bad-job", "at most 8192 are read"),
+        ({"text": "a " * 1_000_000}, 422, "bad-job", "2,000,000 characters, at most 131,072 are read"),
         ({"fields": {"subject": "hello"}, "task": "letter"}, 422, "bad-job", "no field 'body'"),
     ],
 )
