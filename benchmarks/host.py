@@ -58,10 +58,10 @@ def main(argv: Sequence[str] = ()) -> None:
     started = time.monotonic()
     failed: list[str] = []
     with (
-        terminate_as_interrupt(),
         bench_base(arguments.smoke) as base,
         tempfile.TemporaryDirectory(prefix="bench-host-") as scratch,
         connect(cpus=3 * setup.replicas * setup.threads + 1),
+        terminate_as_interrupt(),  # Ray sets a handler of its own when it starts
     ):
         stock = Stock(Path(scratch), base, size.lora, size.kinds)
         with standing(setup, stock, peer="peer" in parts, bare="overhead" in parts) as stage:
@@ -73,8 +73,8 @@ def main(argv: Sequence[str] = ()) -> None:
                     f"{setup.replicas} processes, {setup.threads} threads each; {size.experts} experts; "
                     f"{setup.weights}"
                 )
+                measure(stage, report)
                 try:
-                    measure(stage, report)
                     report.finish()
                 except SystemExit as error:  # the other parts go on
                     failed.append(str(error))

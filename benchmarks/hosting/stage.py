@@ -66,7 +66,8 @@ class Stage:
     def saturate(self, contender: Contender, batch: int, seconds: float) -> Outcome:
         """The most that a contender does, and remember how much it was."""
         size = self.setup.size
-        clients = max(1, size.clients // batch)
+        # Large requests too must be enough for every replica, and for one to come while one is answered.
+        clients = max(2 * self.setup.replicas, size.clients // batch)
         jobs = self.jobs(max(size.most_jobs, clients * batch))
         outcome = closed_loop(self.address, contender, jobs, seconds, clients=clients, batch=batch)
         if outcome.lost:
