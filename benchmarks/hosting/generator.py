@@ -3,8 +3,8 @@
 An open loop sends each arrival at its time, however much is still unanswered, and latency counts from that
 time, so a slow server cannot hide what it keeps waiting. Locust has no such loop: its users wait for their
 answers, and once all of them do, fewer jobs arrive than were meant. A closed loop of so many clients finds
-the most that a server does. aiohttp costs less of the client's time than httpx, by estimate for a request, on cores that the server
-needs; Ray brings it. Knows nothing of what requests mean; imports nothing heavy.
+the most that a server does. aiohttp should take less of the cores that the server needs than httpx does;
+Ray brings it. Knows nothing of what requests mean; imports nothing heavy.
 
 Reads one JSON object from stdin (``Orders`` in ``load.py``), writes a line when the clock starts and one
 with the replies.
