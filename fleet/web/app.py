@@ -10,17 +10,25 @@ from fleet.web.backend import Backend
 from fleet.web.body_limit import BodyLimit
 from fleet.web.gate import Gate
 from fleet.web.guarded import Guarded
+from fleet.web.hangup import Hangup
 from fleet.web.health import health_routes
 from fleet.web.jobs import job_routes
+from fleet.web.kept import Memory
 from fleet.web.key_ring import KeyRing
 from fleet.web.metered import Metered, Timed, metrics_routes
 from fleet.web.metrics import Metrics
+from fleet.web.once import Once
 from fleet.web.page import page_routes
 from fleet.web.settings import WebSettings
 
 
-def make_app(backend: Backend, *, version: str, settings: WebSettings | None = None) -> FastAPI:
-    """The whole interface for one backend. Raises ``InputError`` when its API keys cannot be read."""
+def make_app(
+    backend: Backend, *, version: str, settings: WebSettings | None = None, memory: Memory | None = None
+) -> FastAPI:
+    """The whole interface for one backend; ``memory`` keeps results by idempotency key.
+
+    Raises ``InputError`` when its API keys cannot be read.
+    """
     settings = settings or WebSettings()
     ring, metrics = KeyRing(settings.keys), Metrics()
     app = FastAPI(
@@ -33,12 +41,13 @@ def make_app(backend: Backend, *, version: str, settings: WebSettings | None = N
         dependencies=[Depends(HTTPBearer(auto_error=False, scheme_name="API key"))] if ring.required else [],
     )
     errors.install(app)
+    app.add_middleware(Hangup)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body)
     app.add_middleware(Gate, ring=ring)
     app.add_middleware(Timed, metrics=metrics)
     app.include_router(metrics_routes(backend, metrics))
     backend = Metered(Guarded(backend), metrics)
     app.include_router(health_routes(backend))
-    app.include_router(job_routes(backend))
+    app.include_router(job_routes(backend, Once(memory)))
     app.include_router(page_routes())
     return app
