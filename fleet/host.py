@@ -44,6 +44,8 @@ ROUTED_TOKENS = 8192
 TOKEN_CHARACTERS = 16
 """More than any text has on average for each of its tokens."""
 BATCH_JOBS = 64
+ROWS = 32
+"""Parts that one step takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,9 @@ class Host:
         self._models = _served(base, weights, depth)
         self._renderer = Renderer.of(base.tokenizer)
         self._compiler = ConstraintCompiler(base.tokenizer)
-        self._faults: dict[str, str] = {}
-        self._scheduler = self._fresh_scheduler()
+        self._faults: dict[tuple[str, str], str] = {}
+        """Why versions must not answer, by what they are known by."""
+        self._scheduler = self.scheduler(self.experts)
         self._flying: dict[str, _Part] = {}
         self._numbers = count()
 
@@ -148,25 +151,35 @@ class Host:
 
     def check_router(self, info: VersionInfo) -> LoadedRouter:
         """Fetch and check a router; any thread may. Raises ``FleetError`` when it must not decide."""
-        router = load_router(self._registry.fetch(info, self._cache), digest=info.digest)
-        router.check_base(self.base.fingerprint)
+        try:
+            router = load_router(self._registry.fetch(info, self._cache), digest=info.digest)
+            router.check_base(self.base.fingerprint)
+        except FleetError:
+            raise
+        except Exception as error:  # as for an expert: it must not stop the others from being followed
+            raise FleetError(f"{type(error).__name__}: {error}") from error
         return LoadedRouter(router, info.version)
 
     def add(self, checked: CheckedExpert) -> None:
         """Give a checked expert its place; whatever was said against this very artifact is forgotten."""
-        self._faults.pop(checked.digest, None)
+        self._faults.pop((checked.card.task, checked.digest), None)
         self.experts.add(checked)
         self._scheduler.rebank(self.experts.bank)
 
     def quarantine(self, info: VersionInfo, reason: str) -> None:
         """No job is given to this version any more; those that it is answering go on."""
-        self._faults[_key(info)] = reason
-        self.experts.drop(info.digest)
-        log.error("%s is quarantined: %s", info.task, reason)
+        self._faults[info.key] = reason
+        if self.holds(info):
+            self.experts.drop(info.digest)
+        log.error("%s is quarantined: %s", info.label, reason)
 
     def fault(self, info: VersionInfo) -> str | None:
         """Why this version must not answer; None as far as is known."""
-        return self._faults.get(_key(info))
+        return self._faults.get(info.key)
+
+    def holds(self, info: VersionInfo) -> bool:
+        """Whether it is in memory and checked as what it is: a copy of another task's expert is not."""
+        return self.experts.holds(info.digest, info.task)
 
     @property
     def quarantined(self) -> Mapping[str, str]:
@@ -210,8 +223,8 @@ class Host:
         return explain(router, state.means, neighbours=neighbours)
 
     def _load(self, infos: Sequence[VersionInfo]) -> None:
-        for info in {_key(info): info for info in infos}.values():
-            if info.digest in self.experts or self.fault(info) is not None:
+        for info in {info.key: info for info in infos}.values():
+            if self.holds(info) or self.fault(info) is not None:
                 continue
             try:
                 self.add(self.check(info))
@@ -241,13 +254,13 @@ class Host:
         """Give an expert in memory its part of a job; it runs with the next step, or has failed already."""
         info = ticket.versions[task]
         fault = self.fault(info)
-        expert = self.experts.get(info.digest)
+        expert = self.experts.get(info.digest) if self.holds(info) else None
         if fault is not None or expert is None:
             ticket.fail(task, f"{task} is quarantined: {fault or 'it is not in memory'}", "quarantined")
             return
         name = str(next(self._numbers))
         try:
-            request = self._request(ticket, expert, name)
+            request = self.request(ticket, expert, name)
         except JobError as error:
             ticket.fail(task, str(error), "bad-job")
             return
@@ -258,6 +271,11 @@ class Host:
         self.experts.pin(info.digest)
         self._flying[name] = _Part(ticket, task, len(request.state.ids))
         self._scheduler.submit(request)
+
+    @property
+    def depth(self) -> int:
+        """Trunk layers."""
+        return self._depth
 
     @property
     def busy(self) -> bool:
@@ -301,11 +319,13 @@ class Host:
         for part in self._flying.values():
             self.experts.unpin(part.info.digest)
         self._flying.clear()
-        self._scheduler = self._fresh_scheduler()
+        self._scheduler = self.scheduler(self.experts)
         return lost
 
-    def _fresh_scheduler(self) -> Scheduler:
-        return Scheduler(self._models.reader, self.experts.bank, self._depth, decoder=self._models.decoder)
+    def scheduler(self, experts: LoadedExperts, *, rows: int = ROWS) -> Scheduler:
+        """An empty one over these experts, in the weights that answer here."""
+        models = self._models
+        return Scheduler(models.reader, experts.bank, self._depth, max_rows=rows, decoder=models.decoder)
 
     def _read(self, ticket: Ticket) -> None:
         job = ticket.job
@@ -366,18 +386,19 @@ class Host:
                 asked = decision.tasks[: ticket.top]
             ticket.versions = {task: self.champions[task] for task in asked}
 
-    def _request(self, ticket: Ticket, expert: LoadedExpert, name: str) -> Request:
+    def request(self, ticket: Ticket, expert: LoadedExpert, name: str) -> Request:
+        """What an expert is asked about a job that was taken. Raises ``JobError`` or ``ValueError``."""
         spec = expert.checked.spec
         fields = ticket.fields
         if len(spec.prompt.fields) == 1 and len(fields) == 1:
             # A bare text goes into the one field that there is, whatever its name.
             fields = {spec.prompt.fields[0]: next(iter(fields.values()))}
         text = render_job(spec.prompt, fields)
-        state = ticket.state
-        assert state is not None
-        if text != ticket.text:
+        state = ticket.state if text == ticket.text else ticket.readings.get(text)
+        if state is None:
             ids = self._renderer.job_ids(text)
             (state,) = run_trunk(self._models.reader, self._depth, [ids])
+            ticket.readings[text] = state
         if len(state.ids) > spec.max_input_tokens:
             raise JobError(
                 f"the job has {len(state.ids)} tokens, {spec.name} takes {spec.max_input_tokens}: "
@@ -432,11 +453,6 @@ class Host:
             weights=self.weights,
             milliseconds=dict(ticket.milliseconds),
         )
-
-
-def _key(info: VersionInfo) -> str:
-    """What a version is known by here: its content, and without a digest nothing but its own name."""
-    return info.digest or info.label
 
 
 def _served(base: Base, weights: Weights, depth: int) -> ServedModels:
