@@ -55,6 +55,9 @@ class Guarded:
         state, tasks = await self._backend.state(), caller.get().tasks
         return state if tasks is None else state.within(tasks)
 
+    async def hint(self) -> None:
+        await self._backend.hint()
+
     def _charge(self, who: Caller, jobs: int) -> None:
         if who.per_minute is None:
             return

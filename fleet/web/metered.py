@@ -58,6 +58,9 @@ class Metered:
     async def state(self) -> ServiceState:
         return await self._backend.state()
 
+    async def hint(self) -> None:
+        await self._backend.hint()
+
 
 class Timed:
     """ASGI middleware: every request by route, status and name of its key."""
