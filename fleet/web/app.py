@@ -7,17 +7,23 @@ from fastapi import FastAPI
 from fleet.web import errors
 from fleet.web.backend import Backend
 from fleet.web.body_limit import BodyLimit
+from fleet.web.hangup import Hangup
 from fleet.web.health import health_routes
 from fleet.web.jobs import job_routes
+from fleet.web.kept import Memory
+from fleet.web.once import Once
 from fleet.web.settings import WebSettings
 
 
-def make_app(backend: Backend, *, version: str, settings: WebSettings | None = None) -> FastAPI:
-    """The whole interface for one backend."""
+def make_app(
+    backend: Backend, *, version: str, settings: WebSettings | None = None, memory: Memory | None = None
+) -> FastAPI:
+    """The whole interface for one backend; ``memory`` keeps results by idempotency key."""
     settings = settings or WebSettings()
     app = FastAPI(title="taskfleet", version=version, summary="A fleet of small specialised language models")
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body)
+    app.add_middleware(Hangup)
     app.include_router(health_routes(backend))
-    app.include_router(job_routes(backend))
+    app.include_router(job_routes(backend, Once(memory)))
     return app

@@ -21,10 +21,9 @@ from fleet.web.once import Once
 from fleet.web.requests import JobsIn, OneJob
 
 
-def job_routes(backend: Backend) -> APIRouter:
-    """``POST /v1/jobs``; answers by idempotency key are remembered here."""
+def job_routes(backend: Backend, once: Once) -> APIRouter:
+    """``POST /v1/jobs``; ``once`` remembers answers by idempotency key."""
     routes = APIRouter()
-    once = Once()
 
     @routes.post("/v1/jobs", tags=["jobs"])
     async def jobs(
@@ -33,6 +32,9 @@ def job_routes(backend: Backend) -> APIRouter:
     ) -> Response:
         """Route and answer one job or several."""
         if isinstance(request, OneJob) and request.stream:
+            if idempotency_key is not None:
+                reason = "a stream cannot be given twice: leave out either stream or the Idempotency-Key"
+                raise errors.Refusal(422, "key-reused", reason)
             return StreamingResponse(
                 _events(backend.stream(request.job("1"), seconds=request.seconds)),
                 media_type="text/event-stream",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -158,24 +159,77 @@ def test_the_same_key_gives_the_same_answer_and_no_other_request_takes_it(client
     assert other.json()["error"]["code"] == "key-reused"
 
 
-def test_a_client_that_goes_away_frees_its_place(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """No job gets any further until the event is set; the host goes on turning."""
     go_on = threading.Event()
     step = Scheduler.step
 
-    def held(self: Scheduler) -> list[Completion]:
-        assert go_on.wait(SECONDS)
-        return step(self)
+    def slow(self: Scheduler) -> list[Completion]:
+        return step(self) if go_on.wait(0.01) else []
 
-    monkeypatch.setattr(Scheduler, "step", held)
-    body = {"text": "Anna met Bo", "task": "story", "stream": True}
+    monkeypatch.setattr(Scheduler, "step", slow)
+    yield go_on
+    go_on.set()
+
+
+def until_waiting(client: httpx.Client, jobs: int) -> None:
+    gate = threading.Event()
+    for _ in range(200):
+        if client.get("/v1/experts").json()["waiting"] == jobs:
+            return
+        gate.wait(0.05)
+    raise AssertionError(f"there are never {jobs} jobs waiting")
+
+
+def sent(address: str, body: Any, headers: dict[str, str]) -> socket.socket:
+    """A request on its way; whoever closes the connection goes away."""
+    url = httpx.URL(address)
+    content = json.dumps(body).encode()
+    head = {"content-type": "application/json", "content-length": str(len(content)), **headers}
+    lines = [f"POST /v1/jobs HTTP/1.1\r\nhost: {url.host}\r\n", *(f"{k}: {v}\r\n" for k, v in head.items())]
+    line = socket.create_connection((url.host, url.port or 80))
+    line.sendall("".join(lines).encode() + b"\r\n" + content)
+    return line
+
+
+@pytest.mark.parametrize(("stream", "key"), [(False, {}), (True, {}), (False, {"Idempotency-Key": "left"})])
+def test_a_client_that_goes_away_frees_its_place(
+    shop: Workshop, held: threading.Event, stream: bool, key: dict[str, str]
+) -> None:
+    body = {"text": "Anna met Bo", "task": "story", "stream": stream}
     with live_service(shop) as (address, _), httpx.Client(base_url=address, timeout=SECONDS) as client:
-        with client.stream("POST", "/v1/jobs", json=body):
-            assert client.get("/v1/experts").json()["waiting"] == 1
-        for _ in range(200):
-            if client.get("/v1/experts").json()["waiting"] == 0:
-                break
-        assert client.get("/v1/experts").json()["waiting"] == 0
-        go_on.set()
+        with sent(address, body, key):
+            until_waiting(client, 1)
+        until_waiting(client, 0)
+        held.set()
+        assert jobs(client, {**body, "stream": False}, **key).status_code == 200
+
+
+def test_who_waits_for_the_same_key_is_answered_though_the_first_one_goes_away(
+    shop: Workshop, held: threading.Event
+) -> None:
+    body, key = {"text": "Anna met Bo", "task": "story"}, {"Idempotency-Key": "shared"}
+    with (
+        live_service(shop) as (address, _),
+        httpx.Client(base_url=address, timeout=SECONDS) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        with sent(address, body, key):
+            until_waiting(client, 1)
+            second = pool.submit(jobs, client, body, **key)
+            assert not wait([second], 0.5).done  # it has come, and shares the one job
+            until_waiting(client, 1)
+        until_waiting(client, 1)
+        held.set()
+        assert second.result(SECONDS).status_code == 200
+
+
+def test_a_key_and_a_stream_do_not_go_together(client: httpx.Client) -> None:
+    body = {"text": "Anna met Bo", "task": "story", "stream": True}
+    response = jobs(client, body, **{"Idempotency-Key": "k2"})
+    assert response.status_code == 422
+    assert "cannot be given twice" in response.json()["error"]["message"]
 
 
 def test_health_readiness_and_experts(client: httpx.Client) -> None:
