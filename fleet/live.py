@@ -127,6 +127,11 @@ class LiveHost:
         if self._thread.is_alive():
             self._thread.join()
 
+    @property
+    def running(self) -> bool:
+        """Whether jobs are answered still, as they are from ``open`` to ``close``."""
+        return self._thread.is_alive()
+
     # ---- from any thread
 
     def submit(
@@ -255,13 +260,22 @@ class LiveHost:
             errand.ticket.lap("wait")
         try:
             self._host.take([errand.ticket for errand in taken])
-        except Exception:
-            log.exception("jobs could not be read; they are to be sent again")
-            for errand in taken:
-                self._give_up(errand, "this host failed while it was reading: send it again", "failed")
-            return
+        except Exception:  # of ours or of torch: one job may be to blame, and the others are not
+            log.exception("jobs could not be read together; each is read alone")
+            taken = [errand for errand in taken if self._taken_alone(errand)]
         for errand in taken:
             self._line_up(errand)
+
+    def _taken_alone(self, errand: Errand) -> bool:
+        errand.ticket.versions = {}
+        try:
+            self._host.take([errand.ticket])
+        except Exception:
+            log.exception("a job could not be read; it is to be sent again")
+            errand.ticket.versions = {}
+            self._give_up(errand, "this host failed while it was reading: send it again", "failed")
+            return False
+        return True
 
     def _line_up(self, errand: Errand) -> None:
         ticket = errand.ticket
@@ -289,7 +303,11 @@ class LiveHost:
             errand, task = found
             ticket = errand.ticket
             ticket.lap("queue")
-            self._host.start(ticket, task)
+            try:
+                self._host.start(ticket, task)
+            except Exception:  # of ours; the jobs that run already have nothing to do with it
+                log.exception("a job could not be started; it is to be sent again")
+                ticket.fail(task, "this host failed while it was starting: send it again", "failed")
             self._host.experts.unpin(ticket.versions[task].digest)
             if ticket.ended:
                 self._end(ticket)
