@@ -57,6 +57,11 @@ class Replica:
         async for item in self._awaited.stream(job, seconds=seconds):
             yield item
 
+    async def check_health(self) -> None:
+        """For Serve, which starts another replica instead of one that raises."""
+        if not self._live.running:
+            raise ClusterError("the thread that answers has ended")
+
     async def _talk(self, known: str) -> None:
         while True:
             try:

@@ -18,11 +18,14 @@ from fleet.cluster.watcher import POLL_SECONDS, Watcher
 from fleet.engine.specs import Weights
 from fleet.errors import ClusterError
 from fleet.live import Limits
+from fleet.loaded import EXPERT_BYTES
 from fleet.web.settings import WebSettings
 
 APPLICATION = "taskfleet"
-ONGOING_PER_REPLICA = 64
-"""Requests that a replica works on at a time; its own queue is bounded in jobs."""
+ONGOING_PER_REPLICA = 16
+"""Requests that a replica should have at a time, where there may be more or fewer replicas."""
+HEAD = {"node:__internal_head__": 0.001}
+"""Where Serve's controller and proxy are: what is in front of the replicas is not lost with another node."""
 
 
 class ServeArgs(BaseModel):
@@ -45,6 +48,8 @@ class ServeArgs(BaseModel):
     """Of them, for one expert."""
     seconds: float = Field(default=Limits().seconds, gt=0)
     """How long a job may take that says nothing about it itself."""
+    expert_bytes: int = Field(default=EXPERT_BYTES, ge=0)
+    """Of experts that a replica keeps in memory although no job needs them."""
     poll_seconds: float = Field(default=POLL_SECONDS, gt=0)
     """Between two looks at the registry."""
 
@@ -52,9 +57,10 @@ class ServeArgs(BaseModel):
 def application(args: ServeArgs) -> serve.Application:
     """What ``serve deploy`` builds from a config file and ``fleet serve`` runs."""
     limits = Limits(args.max_jobs, args.max_jobs_per_task, args.seconds)
-    settings = ReplicaSettings(args.root, args.weights, args.threads, limits=limits)
+    settings = ReplicaSettings(args.root, args.weights, args.threads, args.expert_bytes, limits)
+    front = {"num_cpus": 0, "resources": HEAD}
     watcher = serve.deployment(Watcher).options(
-        name="watcher", max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0}
+        name="watcher", max_ongoing_requests=10_000, ray_actor_options=front
     )
     bound = watcher.bind(args.root, poll_seconds=args.poll_seconds)
     scale: dict[str, object] = {"num_replicas": args.replicas}
@@ -63,24 +69,26 @@ def application(args: ServeArgs) -> serve.Application:
             "autoscaling_config": AutoscalingConfig(
                 min_replicas=args.replicas,
                 max_replicas=args.max_replicas,
-                target_ongoing_requests=ONGOING_PER_REPLICA / 4,
+                target_ongoing_requests=ONGOING_PER_REPLICA,
             )
         }
     hosts = (
         serve.deployment(Replica)
         .options(
             name="host",
-            max_ongoing_requests=ONGOING_PER_REPLICA,
-            max_queued_requests=16 * ONGOING_PER_REPLICA,
+            # Every request holds a job at least: what is too much is refused by the replica's own queue,
+            # which is fair between experts. Serve's is not, so nothing should have to wait in it.
+            max_ongoing_requests=2 * args.max_jobs,
+            max_queued_requests=args.max_jobs,
             ray_actor_options={"num_cpus": args.threads},
             **scale,
         )
         .bind(settings, bound)
     )
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
-        name="ingress", max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0}
+        name="ingress", max_ongoing_requests=10_000, ray_actor_options=front
     )
-    return ingress.bind(hosts, bound, WebSettings())
+    return ingress.bind(hosts, bound, WebSettings(), args.seconds)
 
 
 @contextmanager

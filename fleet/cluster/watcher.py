@@ -2,12 +2,13 @@
 
 Replicas ask with a long poll that doubles as their sign of life. A registry that does not answer changes
 nothing: what was known last goes on, also for replicas that begin meanwhile and for a watcher that starts
-anew. Knows nothing of jobs.
+anew. Keeps results by idempotency key for when the ingress dies; knows nothing else of jobs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -20,11 +21,14 @@ from fleet.registry.store import Registry
 from fleet.roster import Roster
 from fleet.stores import open_registry
 from fleet.web.backend import ServiceState, service_state
+from fleet.web.kept import Kept, ProcessMemory
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 """Between two looks at the registry."""
+PATIENCE_SECONDS = 5.0
+"""How long a watcher that has something to go on with waits for its first look."""
 REPORT_SECONDS = 2.0
 """Longest that a replica waits for news; then it asks again."""
 SILENT_SECONDS = 4 * REPORT_SECONDS
@@ -60,10 +64,14 @@ class Watcher:
         self._changed = asyncio.Event()
         self._reports: dict[str, _Report] = {}
         self._tagged = _Tagged()
+        self._heard = asyncio.Event()
+        self._given = ProcessMemory()
         self._started = time.time()
         self._roster: Roster | None = Roster.kept(self._kept)
-        await self.look()
-        self._watching = asyncio.create_task(self._watch())
+        looking = asyncio.create_task(self.look())
+        # Whoever knows something does not wait for a registry that hangs.
+        await asyncio.wait({looking}, timeout=None if self._roster is None else PATIENCE_SECONDS)
+        self._watching = asyncio.create_task(self._watch(looking))
 
     async def first(self) -> Roster | None:
         """What is known; None while nothing ever was."""
@@ -72,6 +80,7 @@ class Watcher:
     async def exchange(self, replica: str, state: LiveState, known: str) -> Roster | None:
         """How a replica stands, for what it does not know yet; waits a little when there is nothing new."""
         self._reports[replica] = _Report(state, time.monotonic())
+        self._heard.set()
         if self._roster is None or self._roster.name == known:
             try:
                 await asyncio.wait_for(self._changed.wait(), REPORT_SECONDS)
@@ -83,7 +92,17 @@ class Watcher:
         """The replica has ended."""
         self._reports.pop(replica, None)
 
+    async def recall(self, key: str) -> Kept | None:
+        """What an idempotency key was given, for an ingress that began after that."""
+        return await self._given.recall(key)
+
+    async def keep(self, key: str, kept: Kept) -> Kept:
+        """Keep what an idempotency key is given, unless something is there; what holds from now on."""
+        return await self._given.keep(key, kept)
+
     async def state(self) -> ServiceState:
+        with contextlib.suppress(TimeoutError):  # a watcher that starts anew has heard from nobody yet
+            await asyncio.wait_for(self._heard.wait(), REPORT_SECONDS)
         now = time.monotonic()
         self._reports = {r: report for r, report in self._reports.items() if now - report.at < SILENT_SECONDS}
         roster = self._roster or Roster({}, None)
@@ -104,18 +123,22 @@ class Watcher:
         self._fault = ""
         if self._roster is None or self._roster.name != roster.name:
             self._roster = roster
-            await asyncio.to_thread(roster.write, self._kept)
             self._changed.set()
             self._changed = asyncio.Event()
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(self._poll)
             try:
-                await self.look()
+                await asyncio.to_thread(roster.write, self._kept)
+            except OSError as error:
+                log.warning("the champions cannot be kept for a restart: %s", error)
+
+    async def _watch(self, looking: asyncio.Task[None]) -> None:
+        while True:
+            try:
+                await looking
                 await self._tag()
             except Exception:  # of ours; watching must not end while there are replicas
                 log.exception("a look at the registry failed")
+            await asyncio.sleep(self._poll)
+            looking = asyncio.create_task(self.look())
 
     async def _tag(self) -> None:
         """Say on a version in MLflow that replicas refuse it, and take it back when they do not any more."""
