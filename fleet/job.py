@@ -29,6 +29,8 @@ class Job:
     allowed: frozenset[str] | None = None
     """The only tasks that it may be given to; None is all. The router decides as always, and what it
     decides for another task is not done."""
+    patient: bool = False
+    """Whether nobody waits for it, as for one of a file of many: it lets others by."""
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ def serve(
     project = invocation.project()
     _check_keys(project.root, host, keys)
     from fleet.cluster.serving import ServeArgs, free_port, serving
-    from fleet.cluster.session import connect
+    from fleet.cluster.session import announced, connect
     from fleet.stores import base_folder
 
     base_folder(project)  # converted once, here, where it is seen to take its minute
@@ -116,11 +116,13 @@ def serve(
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))
         stack.enter_context(terminate_as_interrupt())
         click.echo("starting Ray Serve", err=True)
-        stack.enter_context(connect(address, telemetry=project.config.telemetry))
+        session = stack.enter_context(connect(address, telemetry=project.config.telemetry))
         stack.enter_context(serving(args, host=host, port=port))
+        stack.enter_context(announced(session, project.serving_address))
         if with_ui:
             click.echo(f"MLflow is at {stack.enter_context(_ui(project, ui_port))}")
         click.echo(f"the fleet answers at http://{host}:{port} (Ctrl-C ends it)")
+        click.echo(f"and to fleet route --file jobs.jsonl --output results/ --address {session.cluster}")
         while True:
             time.sleep(3600)
 
