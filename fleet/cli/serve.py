@@ -122,7 +122,8 @@ def serve(
         if with_ui:
             click.echo(f"MLflow is at {stack.enter_context(_ui(project, ui_port))}")
         click.echo(f"the fleet answers at http://{host}:{port} (Ctrl-C ends it)")
-        click.echo(f"and to fleet route --file jobs.jsonl --output results/ --address {session.cluster}")
+        reached = "auto" if session.started else session.cluster
+        click.echo(f"and to fleet route --file jobs.jsonl --output results/ --address {reached}")
         while True:
             time.sleep(3600)
 
