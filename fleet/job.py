@@ -6,13 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fleet.demand import Demand
 from fleet.engine.specs import Weights
 from fleet.errors import JobError
 from fleet.routing.decision import Decision
 
-FaultCode = Literal["bad-job", "unknown-task", "no-router", "quarantined", "overloaded", "deadline", "failed"]
-"""Why there is no answer: the job's own fault; no champion for its task; nobody to route it; an expert that
-must not answer; more work than may wait; its time is over; a failure of ours, worth another try."""
+FaultCode = Literal[
+    "bad-job", "other-form", "unknown-task", "no-router", "quarantined", "overloaded", "deadline", "failed"
+]
+"""Why there is no answer: the job's own fault; a form asked for that the expert's answers do not have; no
+champion for its task; nobody to route it; an expert that must not answer; more work than may wait; its time
+is over; a failure of ours, worth another try."""
+ITS_OWN: frozenset[FaultCode | None] = frozenset({"bad-job", "other-form", "unknown-task"})
+"""Faults of the job itself: it fails again until it is mended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +29,8 @@ class Job:
     text: str | None = None
     fields: Mapping[str, str] | None = None
     task: str | tuple[str, ...] | None = None
+    demand: Demand | None = None
+    """What is asked of the answer, beside the task."""
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cachetools import TTLCache
 
-from fleet.job import Result
+from fleet.job import ITS_OWN, Result
 from fleet.web.errors import Refusal
 
 KEPT_SECONDS = 600
@@ -49,6 +49,6 @@ class Once:
             if task.done():
                 self._done.pop(key, None)
             raise
-        if any(result.code not in (None, "bad-job", "unknown-task") for result in results):
+        if any(result.code is not None and result.code not in ITS_OWN for result in results):
             self._done.pop(key, None)
         return results
