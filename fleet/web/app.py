@@ -9,6 +9,7 @@ from fleet.web.backend import Backend
 from fleet.web.body_limit import BodyLimit
 from fleet.web.health import health_routes
 from fleet.web.jobs import job_routes
+from fleet.web.openai_routes import openai_routes
 from fleet.web.settings import WebSettings
 
 
@@ -20,4 +21,5 @@ def make_app(backend: Backend, *, version: str, settings: WebSettings | None = N
     app.add_middleware(BodyLimit, max_bytes=settings.max_body)
     app.include_router(health_routes(backend))
     app.include_router(job_routes(backend))
+    app.include_router(openai_routes(backend))
     return app
