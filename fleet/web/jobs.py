@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
 
 from fleet.job import Result
 from fleet.plain import plain
@@ -21,23 +22,40 @@ from fleet.web.once import Once
 from fleet.web.requests import JobsIn, OneJob
 
 
+class Results(BaseModel):
+    """What several jobs come to, in their order."""
+
+    results: list[Result]
+
+
 def job_routes(backend: Backend) -> APIRouter:
     """``POST /v1/jobs``; answers by idempotency key are remembered here."""
     routes = APIRouter()
     once = Once()
 
-    @routes.post("/v1/jobs", tags=["jobs"])
+    @routes.post(
+        "/v1/jobs",
+        tags=["jobs"],
+        responses={
+            200: {
+                "model": Result | Results,
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            },
+            **errors.answers(400, 413),
+            **errors.answers(404, 422, 429, 503, 504, also=Result),
+        },
+    )
     async def jobs(
         request: JobsIn,
         idempotency_key: Annotated[str | None, Header(max_length=256)] = None,
     ) -> Response:
-        """Route and answer one job or several."""
-        if isinstance(request, OneJob) and request.stream:
-            return StreamingResponse(
-                _events(backend.stream(request.job("1"), seconds=request.seconds)),
-                media_type="text/event-stream",
-                headers={"Cache-Control": "no-store"},
-            )
+        """Route and answer one job or several.
+
+        A single job that fails has the status of its failure, and its result as the body; several have each
+        their own `code`. A stream that has an idempotency key comes in one piece.
+        """
+        if isinstance(request, OneJob) and request.stream and idempotency_key is None:
+            return _streaming(backend.stream(request.job("1"), seconds=request.seconds))
         wanted = [request] if isinstance(request, OneJob) else request.jobs
         numbered = [each.job(str(number)) for number, each in enumerate(wanted, start=1)]
 
@@ -49,7 +67,7 @@ def job_routes(backend: Backend) -> APIRouter:
         else:
             results = await once.do(idempotency_key, request.model_dump_json(), answer)
         if isinstance(request, OneJob):
-            return single(results[0])
+            return _streaming(_said(results[0])) if request.stream else single(results[0])
         waits = [result.retry_after for result in results if result.retry_after is not None]
         return JSONResponse(
             {"results": plain(results)}, headers={"Retry-After": str(max(waits))} if waits else None
@@ -62,6 +80,18 @@ def single(result: Result) -> Response:
     """One job's result with the status that it deserves."""
     status = 200 if result.code is None else errors.STATUS[result.code]
     return JSONResponse(plain(result), status, headers=errors.retry_after(result))
+
+
+def _streaming(items: AsyncIterator[str | Result]) -> Response:
+    headers = {"Cache-Control": "no-store"}
+    return StreamingResponse(_events(items), media_type="text/event-stream", headers=headers)
+
+
+async def _said(result: Result) -> AsyncIterator[str | Result]:
+    """An answer that is all there, as a stream."""
+    for answer in result.answers[:1]:
+        yield answer.text
+    yield result
 
 
 async def _events(items: AsyncIterator[str | Result]) -> AsyncIterator[str]:
