@@ -20,6 +20,9 @@ from fleet.engine.decode import Completion, Scheduler
 from fleet.workshop import RECORD, RUSSIAN, Workshop, open_shop
 
 SECONDS = 60.0
+SHORT_RECORD = "21 147 441 24"
+"""Its record ends by itself, where others run into their limit."""
+REVERSED = {**RECORD, "properties": dict(reversed(RECORD["properties"].items()))}
 MOODS = ("good", "goodish", "🎉 שלום", "bad")
 
 
@@ -178,13 +181,17 @@ def test_a_job_s_failure_is_the_exception_that_the_client_has_for_it(
 
 
 def test_a_record_is_parsed_into_the_model_that_agrees_with_its_schema(client: OpenAI) -> None:
-    messages: Any = [{"role": "user", "content": "Anna met Bo"}]
+    messages: Any = [{"role": "user", "content": SHORT_RECORD}]
     reply = client.chat.completions.parse(model="record", messages=messages, response_format=Person)
     parsed = reply.choices[0].message.parsed
     assert isinstance(parsed, Person)
-    assert parsed.who in "Anna met Bo"
+    assert parsed.who in SHORT_RECORD
     with client.chat.completions.stream(model="record", messages=messages, response_format=Person) as stream:
         assert stream.get_final_completion().choices[0].message.parsed == parsed
+    with pytest.raises(openai.LengthFinishReasonError):
+        client.chat.completions.parse(
+            model="record", messages=messages, response_format=Person, max_completion_tokens=1
+        )
 
 
 def test_a_form_that_the_expert_does_not_have_is_refused_with_the_one_it_has(client: OpenAI) -> None:
@@ -200,7 +207,7 @@ def test_a_form_that_the_expert_does_not_have_is_refused_with_the_one_it_has(cli
     [
         ("record", {"type": "json_object"}, None),
         ("record", {"type": "text"}, None),
-        ("record", schema_format({**RECORD, "properties": dict(reversed(RECORD["properties"].items()))}), None),
+        ("record", schema_format(REVERSED), None),
         ("record", schema_format({"type": "object"}), None),
         ("record", schema_format({"type": "array"}), "it is of type object, not array"),
         ("record", schema_format({"type": "object", "required": ["amount"]}), "never answered"),
