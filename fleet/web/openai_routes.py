@@ -58,10 +58,9 @@ class _Route(APIRoute):
         return handled
 
 
-def openai_routes(backend: Backend) -> APIRouter:
-    """What OpenAI's clients ask for; answers by idempotency key are remembered here."""
+def openai_routes(backend: Backend, once: Once) -> APIRouter:
+    """What OpenAI's clients ask for; ``once`` remembers answers by idempotency key."""
     routes = APIRouter(tags=["openai"], route_class=_Route)
-    once = Once()
 
     @routes.get("/v1/models", responses=_FAILURES)
     async def models() -> Models:
