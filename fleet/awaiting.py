@@ -13,6 +13,7 @@ from typing import Any
 from fleet.errors import OverloadError
 from fleet.job import Job, Result
 from fleet.live import Errand, LiveHost
+from fleet.profile import Profile
 
 
 class AwaitedHost:
@@ -26,6 +27,9 @@ class AwaitedHost:
     ) -> list[Result]:
         """A result for each job in their order; one that cannot be taken on has the code ``overloaded``."""
         return await asyncio.gather(*(self._one(job, top, seconds) for job in jobs))
+
+    async def profile(self, task: str) -> Profile | None:
+        return await asyncio.to_thread(self._live.profile, task)
 
     async def _one(self, job: Job, top: int, seconds: float | None) -> Result:
         loop = asyncio.get_running_loop()

@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from fleet.demand import FormError, under
 from fleet.engine.base import Base
 from fleet.engine.constraint import ConstraintCompiler
 from fleet.engine.decode import Completion, Request, Scheduler
@@ -25,7 +26,8 @@ from fleet.engine.trunk import run_trunk
 from fleet.engine.weights import ServedModels
 from fleet.errors import FleetError, InputError, JobError, RegistryError, suggest
 from fleet.job import Answer, Job, Receipt, Result
-from fleet.loaded import EXPERT_BYTES, CheckedExpert, LoadedExpert, LoadedExperts, check_expert
+from fleet.loaded import EXPERT_BYTES, CheckedExpert, LoadedExpert, LoadedExperts, check_expert, read_profile
+from fleet.profile import Profile
 from fleet.project import Project
 from fleet.registry.store import Registry
 from fleet.registry.version import VersionInfo
@@ -146,6 +148,17 @@ class Host:
         except Exception as error:  # whatever an artifact holds, only its own jobs may suffer
             raise FleetError(f"{type(error).__name__}: {error}") from error
 
+    def profile(self, task: str) -> Profile | None:
+        """What the task's champion is for; any thread may ask. None if it may not answer or be read."""
+        info = self.champions.get(task)
+        if info is None or self.fault(info) is not None:
+            return None
+        try:
+            return read_profile(self._registry, self._cache, info)
+        except FleetError as error:
+            log.warning("what %s is for cannot be told: %s", info.label, error)
+            return None
+
     def check_router(self, info: VersionInfo) -> LoadedRouter:
         """Fetch and check a router; any thread may. Raises ``FleetError`` when it must not decide."""
         router = load_router(self._registry.fetch(info, self._cache), digest=info.digest)
@@ -248,6 +261,9 @@ class Host:
         name = str(next(self._numbers))
         try:
             request = self._request(ticket, expert, name)
+        except FormError as error:
+            ticket.fail(task, str(error), "other-form")
+            return
         except JobError as error:
             ticket.fail(task, str(error), "bad-job")
             return
@@ -368,6 +384,8 @@ class Host:
 
     def _request(self, ticket: Ticket, expert: LoadedExpert, name: str) -> Request:
         spec = expert.checked.spec
+        if ticket.job.demand is not None:
+            spec = under(spec, ticket.job.demand)
         fields = ticket.fields
         if len(spec.prompt.fields) == 1 and len(fields) == 1:
             # A bare text goes into the one field that there is, whatever its name.

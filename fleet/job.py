@@ -6,16 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fleet.demand import Demand
 from fleet.engine.specs import Weights
 from fleet.errors import JobError
 from fleet.routing.decision import Decision
 
 FaultCode = Literal[
-    "bad-job", "unknown-task", "forbidden", "no-router", "quarantined", "overloaded", "deadline", "failed"
+    "bad-job",
+    "other-form",
+    "unknown-task",
+    "forbidden",
+    "no-router",
+    "quarantined",
+    "overloaded",
+    "deadline",
+    "failed",
 ]
-"""Why there is no answer: the job's own fault; no champion for its task; a task that it may not be given to;
-nobody to route it; an expert that must not answer; more work than may wait; its time is over; a failure of
-ours, worth another try."""
+"""Why there is no answer: the job's own fault; a form asked for that the expert's answers do not have; no
+champion for its task; a task that it may not be given to; nobody to route it; an expert that must not answer;
+more work than may wait; its time is over; a failure of ours, worth another try."""
+ITS_OWN: frozenset[FaultCode | None] = frozenset({"bad-job", "other-form", "unknown-task"})
+"""Faults of the job itself: it fails again until it is mended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,8 @@ class Job:
     allowed: frozenset[str] | None = None
     """The only tasks that it may be given to; None is all. The router decides as always, and what it
     decides for another task is not done."""
+    demand: Demand | None = None
+    """What is asked of the answer, beside the task."""
 
     @property
     def tasks(self) -> tuple[str, ...]:

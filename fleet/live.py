@@ -20,6 +20,7 @@ from fleet.fair import FairQueue
 from fleet.following import Follower, Standing
 from fleet.host import Host
 from fleet.job import FaultCode, Job, Result
+from fleet.profile import Profile
 from fleet.roster import Roster
 from fleet.ticket import Ticket
 
@@ -175,6 +176,10 @@ class LiveHost:
     def follow(self, roster: Roster) -> None:
         """Want these champions and this router from now on."""
         self._follower.follow(roster)
+
+    def profile(self, task: str) -> Profile | None:
+        """What the task's champion is for; takes a moment for one that is not in memory."""
+        return self._host.profile(task)
 
     def state(self) -> LiveState:
         with self._woken:

@@ -18,6 +18,7 @@ from fleet.engine.expert import ExpertCard, check_fits, read_expert, self_check
 from fleet.engine.specs import TaskSpec
 from fleet.errors import ArtifactError
 from fleet.manifest import Manifest
+from fleet.profile import Profile
 from fleet.recipe import task_spec
 from fleet.registry.store import Registry
 from fleet.registry.version import VersionInfo
@@ -58,6 +59,15 @@ def check_expert(base: Base, registry: Registry, cache: Path, info: VersionInfo)
         raise ArtifactError(f"{info.task}: the adapter is {made}, its manifest says {spec.adapter}")
     self_check(base, AdapterBank.alone(base.model, adapter), 0, spec, card)
     return CheckedExpert(info.digest, spec, card, adapter)
+
+
+def read_profile(registry: Registry, cache: Path, info: VersionInfo) -> Profile:
+    """What a version is for, whether it may answer or not. Raises ``FleetError`` when it cannot be read."""
+    _, card = read_expert(registry.fetch(info, cache))
+    try:
+        return Profile.of(Manifest.model_validate(card.manifest), info.version, info.digest)
+    except ValueError as error:
+        raise ArtifactError(f"{info.label}: its manifest cannot be read: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fleet.engine.trunk import TrunkState
-from fleet.job import Answer, FaultCode, Job, Result
+from fleet.job import ITS_OWN, Answer, FaultCode, Job, Result
 from fleet.registry.version import VersionInfo
 from fleet.routing.decision import Decision
 
@@ -84,7 +84,7 @@ class Ticket:
             decision=self.decision,
             answers=tuple(self.answers[task] for task in self.versions if task in self.answers),
             error="; ".join(failure.reason for failure in blamed) or None,
-            bad_job=code in ("bad-job", "unknown-task"),
+            bad_job=code in ITS_OWN,
             code=code,
             retry_after=max((f.retry_after for f in blamed if f.retry_after is not None), default=None),
             failed={task: failure.reason for task, failure in self.failed.items()},

@@ -16,6 +16,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from fleet.job import Job, Result
+from fleet.profile import Profile
 from fleet.web.app import make_app
 from fleet.web.backend import ServiceState
 from fleet.web.settings import WebSettings
@@ -76,6 +77,16 @@ class ReplicaBackend:
             yield Result(job.id, None, error="every replica is busy", code="overloaded", retry_after=1)
         except GONE as error:
             yield _lost(job, error)
+
+    async def profile(self, task: str) -> Profile | None:
+        try:
+            async for attempt in _retrying():
+                with attempt:
+                    profile: Profile | None = await self._replicas.profile.remote(task)
+                    return profile
+        except (BackPressureError, *GONE) as error:
+            log.warning("what %s is for cannot be asked: %s", task, type(error).__name__)
+        return None
 
     async def state(self) -> ServiceState:
         state: ServiceState = await self._watcher.state.remote()

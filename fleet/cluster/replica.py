@@ -18,6 +18,7 @@ from fleet.host import ROUTED_TOKENS, Host
 from fleet.job import Job, Result
 from fleet.live import Limits, LiveHost
 from fleet.loaded import EXPERT_BYTES
+from fleet.profile import Profile
 from fleet.project import Project
 from fleet.roster import Roster
 from fleet.stores import artifact_cache, open_base, open_registry
@@ -57,6 +58,9 @@ class Replica:
     async def stream(self, job: Job, seconds: float | None = None) -> AsyncIterator[str | Result]:
         async for item in self._awaited.stream(job, seconds=seconds):
             yield item
+
+    async def profile(self, task: str) -> Profile | None:
+        return await self._awaited.profile(task)
 
     async def _talk(self, known: str) -> None:
         while True:

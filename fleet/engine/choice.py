@@ -27,6 +27,9 @@ TOGETHER = 128
 KEPT_LOGITS = 256
 """Logits kept per branching point, at most."""
 
+LEAST_TEMPERATURE = 1e-6
+"""Below it the likeliest token is as good as certain."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -148,11 +151,13 @@ def _branches(scores: Tensor, index: Tensor) -> list[tuple[Tensor, int]]:
 
 def _sample(scores: Tensor, sampling: TextSpec, generator: torch.Generator) -> int:
     """Nucleus sampling (arXiv:1904.09751) at a temperature."""
-    # The largest is 0 before it is divided: next to no temperature makes no infinity.
-    probabilities = torch.softmax((scores - scores.max()) / sampling.temperature, dim=-1)
+    # The largest is 0 before it is divided: next to no temperature makes no infinity; and what is nothing
+    # in fp32 makes no NaN.
+    temperature = max(sampling.temperature, LEAST_TEMPERATURE)
+    probabilities = torch.softmax((scores - scores.max()) / temperature, dim=-1)
     if sampling.top_p < 1:
         ordered, order = probabilities.sort(descending=True)
-        kept = int((ordered.cumsum(0) - ordered < sampling.top_p).sum())
+        kept = max(1, int((ordered.cumsum(0) - ordered < sampling.top_p).sum()))
         probabilities[order[kept:]] = 0.0
     # An exponential race (Gumbel-max, arXiv:1411.0030), each token with noise of its own: in other company
     # rounding may swap two that are almost alike, and a draw over the sorted ones would take the other.

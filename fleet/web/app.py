@@ -18,6 +18,7 @@ from fleet.web.key_ring import KeyRing
 from fleet.web.metered import Metered, Timed, metrics_routes
 from fleet.web.metrics import Metrics
 from fleet.web.once import Once
+from fleet.web.openai_routes import openai_routes
 from fleet.web.page import page_routes
 from fleet.web.settings import WebSettings
 
@@ -48,6 +49,8 @@ def make_app(
     app.include_router(metrics_routes(backend, metrics))
     backend = Metered(Guarded(backend), metrics)
     app.include_router(health_routes(backend))
-    app.include_router(job_routes(backend, Once(memory)))
+    once = Once(memory)
+    app.include_router(job_routes(backend, once))
+    app.include_router(openai_routes(backend, once))
     app.include_router(page_routes())
     return app

@@ -10,6 +10,7 @@ from typing import Protocol
 from fleet.following import State
 from fleet.job import Job, Result
 from fleet.live import LiveState
+from fleet.profile import Profile
 from fleet.registry.version import VersionInfo
 from fleet.roster import Roster
 
@@ -24,6 +25,8 @@ class ExpertState:
     digest: str
     wanted: int
     """The version that the registry names as champion."""
+    created: float
+    """When that was registered, in Unix seconds."""
     state: State
     ready_on: int
     """Replicas on which it is in memory and checked."""
@@ -93,6 +96,7 @@ def _expert(info: VersionInfo, states: Sequence[LiveState]) -> ExpertState:
         version=None if oldest is None else oldest.version,
         digest="" if oldest is None else oldest.digest,
         wanted=info.version,
+        created=info.created.timestamp(),
         state=worst,
         ready_on=ready,
         reason=next((s.reason for s in standings if s.reason), ""),
@@ -113,6 +117,10 @@ class Backend(Protocol):
 
     def stream(self, job: Job, *, seconds: float | None = None) -> AsyncIterator[str | Result]:
         """Pieces of the text, then the result."""
+        ...
+
+    async def profile(self, task: str) -> Profile | None:
+        """What a task's champion is for; None while nobody can tell, as ``state`` explains."""
         ...
 
     async def state(self) -> ServiceState: ...

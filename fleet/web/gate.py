@@ -39,7 +39,7 @@ class Gate:
         try:
             known = self._admit(scope)
         except Refusal as no:
-            answer = JSONResponse(body(no.code, no.message), no.status, headers=no.headers)
+            answer = JSONResponse(body(no.code, no.message, status=no.status), no.status, headers=no.headers)
             await answer(scope, receive, send)
             return
         scope[CALLER] = known.name

@@ -16,6 +16,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from fleet.job import Job, Result
+from fleet.profile import Profile
 from fleet.web.backend import Backend, ServiceState
 from fleet.web.caller import Caller, caller
 from fleet.web.errors import Refusal
@@ -54,6 +55,11 @@ class Guarded:
         """Without the tasks that the caller may not ask."""
         state, tasks = await self._backend.state(), caller.get().tasks
         return state if tasks is None else state.within(tasks)
+
+    async def profile(self, task: str) -> Profile | None:
+        """None for a task that the caller may not ask."""
+        tasks = caller.get().tasks
+        return None if tasks is not None and task not in tasks else await self._backend.profile(task)
 
     def _charge(self, who: Caller, jobs: int) -> None:
         if who.per_minute is None:

@@ -62,9 +62,8 @@ def job_routes(backend: Backend, once: Once) -> APIRouter:
 
 def single(result: Result) -> Response:
     """One job's result with the status that it deserves."""
-    headers = {} if result.retry_after is None else {"Retry-After": str(result.retry_after)}
     status = 200 if result.code is None else errors.STATUS[result.code]
-    return JSONResponse(plain(result), status, headers=headers)
+    return JSONResponse(plain(result), status, headers=errors.retry_after(result))
 
 
 async def _events(items: AsyncIterator[str | Result]) -> AsyncIterator[str]:

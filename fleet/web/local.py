@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from fleet.awaiting import AwaitedHost
 from fleet.job import Job, Result
 from fleet.live import LiveHost
+from fleet.profile import Profile
 from fleet.roster import Roster
 from fleet.web.backend import ServiceState, service_state
 
@@ -35,6 +36,9 @@ class LocalBackend:
     async def stream(self, job: Job, *, seconds: float | None = None) -> AsyncIterator[str | Result]:
         async for item in self._host.stream(job, seconds=seconds):
             yield item
+
+    async def profile(self, task: str) -> Profile | None:
+        return await self._host.profile(task)
 
     async def state(self) -> ServiceState:
         state = await asyncio.to_thread(self._live.state)

@@ -11,6 +11,7 @@ from fastapi.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleet.job import Job, Result
+from fleet.profile import Profile
 from fleet.web.backend import Backend, ServiceState
 from fleet.web.gate import CALLER, METRICS
 from fleet.web.metrics import NONE, Metrics
@@ -57,6 +58,9 @@ class Metered:
 
     async def state(self) -> ServiceState:
         return await self._backend.state()
+
+    async def profile(self, task: str) -> Profile | None:
+        return await self._backend.profile(task)
 
 
 class Timed:

@@ -7,12 +7,12 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from fleet.job import Result
+from fleet.job import ITS_OWN, Result
 from fleet.web.caller import caller
 from fleet.web.errors import Refusal
 from fleet.web.kept import Kept, Memory, ProcessMemory
 
-LASTING = (None, "bad-job", "unknown-task")
+LASTING = ITS_OWN | {None}
 """What a result says that is kept; every other failure may pass, and the key may try again."""
 
 
