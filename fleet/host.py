@@ -16,17 +16,17 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from fleet.demand import FormError, under
+from fleet.asking import ROUTED_TOKENS, Asking
+from fleet.demand import FormError
 from fleet.engine.base import Base
-from fleet.engine.constraint import ConstraintCompiler
-from fleet.engine.decode import Completion, Request, Scheduler
-from fleet.engine.prompt import Renderer, render_job
-from fleet.engine.specs import PromptSpec, TextSpec, Weights
+from fleet.engine.decode import Completion, Scheduler
+from fleet.engine.specs import Weights
 from fleet.engine.trunk import run_trunk
 from fleet.engine.weights import ServedModels
 from fleet.errors import FleetError, InputError, JobError, RegistryError, suggest
-from fleet.job import Answer, Job, Receipt, Result
-from fleet.loaded import EXPERT_BYTES, CheckedExpert, LoadedExpert, LoadedExperts, check_expert, read_profile
+from fleet.job import Answer, Job, Result
+from fleet.loaded import EXPERT_BYTES, CheckedExpert, LoadedExperts, check_expert, read_profile
+from fleet.part import Part
 from fleet.profile import Profile
 from fleet.project import Project
 from fleet.registry.store import Registry
@@ -41,10 +41,6 @@ from fleet.ticket import Ticket
 
 log = logging.getLogger(__name__)
 
-ROUTED_TOKENS = 8192
-"""Longest job that is looked at at all; an expert's own limit is usually lower."""
-TOKEN_CHARACTERS = 16
-"""More than any text has on average for each of its tokens."""
 BATCH_JOBS = 64
 
 
@@ -54,19 +50,6 @@ class LoadedRouter:
 
     router: Router
     version: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One expert's work for a ticket."""
-
-    ticket: Ticket
-    task: str
-    input_tokens: int
-
-    @property
-    def info(self) -> VersionInfo:
-        return self.ticket.versions[self.task]
 
 
 class Host:
@@ -99,13 +82,11 @@ class Host:
         self._registry = registry
         self._cache = cache
         self._depth = depth
-        self._max_tokens = max_tokens
         self._models = _served(base, weights, depth)
-        self._renderer = Renderer.of(base.tokenizer)
-        self._compiler = ConstraintCompiler(base.tokenizer)
+        self._asking = Asking(base, self._models.reader, depth, max_tokens)
         self._faults: dict[str, str] = {}
         self._scheduler = self._fresh_scheduler()
-        self._flying: dict[str, _Part] = {}
+        self._flying: dict[str, Part] = {}
         self._numbers = count()
 
     @classmethod
@@ -260,7 +241,7 @@ class Host:
             return
         name = str(next(self._numbers))
         try:
-            request = self._request(ticket, expert, name)
+            request = self._asking.request(ticket, expert, name)
         except FormError as error:
             ticket.fail(task, str(error), "other-form")
             return
@@ -272,7 +253,7 @@ class Host:
             ticket.fail(task, f"{task} is quarantined: {error}", "quarantined")
             return
         self.experts.pin(info.digest)
-        self._flying[name] = _Part(ticket, task, len(request.state.ids))
+        self._flying[name] = Part(ticket, task, len(request.state.ids))
         self._scheduler.submit(request)
 
     @property
@@ -334,19 +315,9 @@ class Host:
                 if task not in self.champions:
                     ticket.refuse(self._no_such_task(task, job), "unknown-task")
                     return
-            ticket.text = render_job(PromptSpec(tuple(ticket.fields) or ("text",), " "), ticket.fields)
-            ticket.ids = self._job_ids(ticket.text)
+            self._asking.read(ticket)
         except JobError as error:
             ticket.refuse(str(error), "bad-job")
-
-    def _job_ids(self, text: str) -> list[int]:
-        most = self._max_tokens * TOKEN_CHARACTERS
-        if len(text) > most:  # before it is cut into tokens, which holds everybody else up
-            raise JobError(f"the job has {len(text):,} characters, at most {most:,} are read: shorten it")
-        ids = self._renderer.job_ids(text)
-        if len(ids) > self._max_tokens:
-            raise JobError(f"the job has {len(ids)} tokens, at most {self._max_tokens} are read: shorten it")
-        return ids
 
     def _no_such_task(self, task: str, job: Job) -> str:
         known = [name for name in self.champions if job.allowed is None or name in job.allowed]
@@ -382,38 +353,7 @@ class Host:
                 asked = decision.tasks[: ticket.top]
             ticket.versions = {task: self.champions[task] for task in asked}
 
-    def _request(self, ticket: Ticket, expert: LoadedExpert, name: str) -> Request:
-        spec = expert.checked.spec
-        if ticket.job.demand is not None:
-            spec = under(spec, ticket.job.demand)
-        fields = ticket.fields
-        if len(spec.prompt.fields) == 1 and len(fields) == 1:
-            # A bare text goes into the one field that there is, whatever its name.
-            fields = {spec.prompt.fields[0]: next(iter(fields.values()))}
-        text = render_job(spec.prompt, fields)
-        state = ticket.state
-        assert state is not None
-        if text != ticket.text:
-            ids = self._renderer.job_ids(text)
-            (state,) = run_trunk(self._models.reader, self._depth, [ids])
-        if len(state.ids) > spec.max_input_tokens:
-            raise JobError(
-                f"the job has {len(state.ids)} tokens, {spec.name} takes {spec.max_input_tokens}: "
-                "shorten it, or raise serving.max_input_tokens and train again"
-            )
-        return Request(
-            job_id=name,
-            state=state,
-            suffix=tuple(self._renderer.suffix_ids(spec.prompt.suffix)),
-            constraint=self._compiler.start(spec.constraint, text),
-            slot=expert.slot,
-            max_output_tokens=spec.max_output_tokens,
-            first_layer=spec.adapter.layers[0],
-            temperature=expert.checked.card.temperature,
-            sampling=spec.constraint if isinstance(spec.constraint, TextSpec) else None,
-        )
-
-    def _receive(self, part: _Part, completion: Completion) -> None:
+    def _receive(self, part: Part, completion: Completion) -> None:
         ticket, task, info = part.ticket, part.task, part.info
         ticket.lap("expert")
         if completion.error:
@@ -429,27 +369,10 @@ class Host:
                     completion.text,
                     completion.confidence,
                     completion.truncated,
-                    self._receipt(part, completion),
+                    part.receipt(completion, self.base.fingerprint, self.weights),
                 )
             )
         self.experts.unpin(info.digest)
-
-    def _receipt(self, part: _Part, completion: Completion) -> Receipt:
-        ticket, info = part.ticket, part.info
-        assert ticket.decision is not None
-        return Receipt(
-            task=info.task,
-            version=info.version,
-            digest=info.digest,
-            base_fingerprint=self.base.fingerprint,
-            router_version=ticket.router_version,
-            decision=ticket.decision.kind if not ticket.job.tasks else "forced",
-            confidence=completion.confidence,
-            input_tokens=part.input_tokens,
-            output_tokens=completion.tokens,
-            weights=self.weights,
-            milliseconds=dict(ticket.milliseconds),
-        )
 
 
 def _key(info: VersionInfo) -> str:

@@ -8,18 +8,18 @@ networks or of where a roster comes from.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fleet.errors import OverloadError
 from fleet.fair import FairQueue
 from fleet.following import Follower, Standing
 from fleet.host import Host
 from fleet.job import FaultCode, Job, Result
+from fleet.pace import Pace
 from fleet.profile import Profile
 from fleet.roster import Roster
 from fleet.ticket import Ticket
@@ -60,19 +60,6 @@ class Errand:
     """Characters of its text that were handed over."""
 
 
-@dataclass(slots=True)
-class Counts:
-    """What happened to the jobs of one task (or of none) since the host began."""
-
-    answered: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    """By code."""
-    input_tokens: int = 0
-    output_tokens: int = 0
-    milliseconds: Counter[str] = field(default_factory=Counter)
-    """Summed, by stage."""
-
-
 @dataclass(frozen=True, slots=True)
 class LiveState:
     """How a host is at this moment."""
@@ -84,10 +71,6 @@ class LiveState:
     """Jobs that have come and have no result yet."""
     queued: dict[str, int]
     """Of them, by task, as far as it is known."""
-    decisions: dict[str, int]
-    """How many jobs were routed, asked back about, given to nobody."""
-    counts: dict[str, Counts]
-    """By task."""
 
 
 class LiveHost:
@@ -108,9 +91,7 @@ class LiveHost:
         """Jobs with an open part, by task."""
         self._queue: FairQueue[tuple[Errand, str]] = FairQueue()
         self._closed = False
-        self._pace = _Pace()
-        self._decisions: Counter[str] = Counter()
-        self._counts: dict[str, Counts] = {}
+        self._pace = Pace()
         self._follower = Follower(host, self._post, clock=clock)
         self._thread = threading.Thread(target=self._run, name="fleet-host", daemon=True)
 
@@ -127,11 +108,6 @@ class LiveHost:
         self._follower.close()
         if self._thread.is_alive():
             self._thread.join()
-
-    @property
-    def running(self) -> bool:
-        """Whether jobs are answered still, as they are from ``open`` to ``close``."""
-        return self._thread.is_alive()
 
     # ---- from any thread
 
@@ -184,20 +160,12 @@ class LiveHost:
     def state(self) -> LiveState:
         with self._woken:
             waiting, router = len(self._errands), self._host.router
-            counts = {
-                task: Counts(
-                    c.answered, c.failed.copy(), c.input_tokens, c.output_tokens, c.milliseconds.copy()
-                )
-                for task, c in self._counts.items()
-            }
             return LiveState(
                 tuple(self._follower.standings()),
                 None if router is None else router.version,
                 self._host.router_fault if router is None else "",
                 waiting,
                 dict(self._per_task),
-                dict(self._decisions),
-                counts,
             )
 
     def _post(self, call: Callable[[], None]) -> None:
@@ -284,8 +252,6 @@ class LiveHost:
 
     def _line_up(self, errand: Errand) -> None:
         ticket = errand.ticket
-        if ticket.decision is not None:
-            self._decisions[ticket.decision.kind] += 1
         if not ticket.job.tasks:
             for task in list(ticket.versions):
                 with self._woken:
@@ -364,7 +330,6 @@ class LiveHost:
         self._pace.ended(self._clock())
         result = ticket.result()
         with self._woken:
-            self._count(ticket, result)
             if errand.cancelled:
                 return
         try:
@@ -375,32 +340,3 @@ class LiveHost:
             errand.on_end(result)
         except Exception:
             log.exception("nobody takes the result of job %s", result.id)
-
-    def _count(self, ticket: Ticket, result: Result) -> None:
-        for answer in result.answers:
-            counts = self._counts.setdefault(answer.task, Counts())
-            counts.answered += 1
-            counts.input_tokens += answer.receipt.input_tokens
-            counts.output_tokens += answer.receipt.output_tokens
-            counts.milliseconds.update(answer.receipt.milliseconds)
-        for task, failure in ticket.failed.items():
-            self._counts.setdefault(task, Counts()).failed[failure.code] += 1
-        if ticket.refused is not None:
-            self._counts.setdefault("", Counts()).failed[ticket.refused.code] += 1
-
-
-class _Pace:
-    """How fast jobs have ended lately."""
-
-    def __init__(self) -> None:
-        self._ends: deque[float] = deque(maxlen=64)
-
-    def ended(self, now: float) -> None:
-        self._ends.append(now)
-
-    def seconds(self, jobs: int) -> int:
-        """Until half of so many jobs will have ended; at least 1, at most 60."""
-        if len(self._ends) < 2 or self._ends[-1] <= self._ends[0]:
-            return 1
-        each = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
-        return max(1, min(60, math.ceil(each * jobs / 2)))

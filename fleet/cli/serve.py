@@ -13,7 +13,7 @@ import click
 
 from fleet.cli.invocation import Invocation, pass_invocation
 from fleet.engine.specs import WEIGHTS, Weights
-from fleet.errors import InputError
+from fleet.errors import InputError, RegistryError
 from fleet.signals import terminate_as_interrupt
 
 if TYPE_CHECKING:
@@ -117,9 +117,17 @@ def serve(
         stack.enter_context(terminate_as_interrupt())
         click.echo("starting Ray Serve", err=True)
         stack.enter_context(connect(address, telemetry=project.config.telemetry))
+        # Once more: Ray has set a handler of its own, which ends this process and leaves the service behind.
+        stack.enter_context(terminate_as_interrupt())
         stack.enter_context(serving(args, host=host, port=port))
         if with_ui:
             click.echo(f"MLflow is at {stack.enter_context(_ui(project, ui_port))}")
+        if not _has_champions(project):
+            click.echo(
+                "no task has a champion yet, so there is nobody to answer: train some (fleet train-all), or "
+                "fleet promote one; whoever becomes champion answers without a restart",
+                err=True,
+            )
         click.echo(f"the fleet answers at http://{host}:{port} (Ctrl-C ends it)")
         while True:
             time.sleep(3600)
@@ -127,10 +135,11 @@ def serve(
 
 def _check_keys(root: Path, host: str, named: str | None) -> None:
     """Raise ``InputError`` when the keys cannot be read, or there is none where one is needed."""
-    from fleet.web.keys import KeySource
+    from fleet.web.keys import KEYS_VARIABLE, KeySource
     from fleet.web.loopback import is_loopback
 
-    keys = KeySource.of(root, named and str(Path(named).expanduser().resolve()), os.environ).read()
+    source = KeySource.of(root, named and str(Path(named).expanduser().resolve()), os.environ)
+    keys = source.read()
     if not keys and not is_loopback(host):
         raise InputError(
             f"--host {host} can be reached from other machines, so jobs must come with an API key, and there "
@@ -138,6 +147,23 @@ def _check_keys(root: Path, host: str, named: str | None) -> None:
         )
     if keys:
         click.echo(f"jobs need an API key; there are: {', '.join(key.name for key in keys)}", err=True)
+    elif source.required:
+        click.echo(
+            f"jobs need an API key, and {source.file or KEYS_VARIABLE} holds none: make one "
+            "(fleet keys new NAME), or take the file away to answer this machine without keys",
+            err=True,
+        )
+
+
+def _has_champions(project: Project) -> bool:
+    """Also when the registry cannot be asked: the service goes on with what it knew."""
+    from fleet.registry.store import ROUTER
+    from fleet.stores import open_registry
+
+    try:
+        return bool(open_registry(project).champions().keys() - {ROUTER})
+    except RegistryError:
+        return True
 
 
 @contextlib.contextmanager

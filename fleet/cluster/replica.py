@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from fleet.asking import ROUTED_TOKENS
 from fleet.awaiting import AwaitedHost
 from fleet.engine.specs import Weights
 from fleet.errors import ClusterError
-from fleet.host import ROUTED_TOKENS, Host
+from fleet.host import Host
 from fleet.job import Job, Result
 from fleet.live import Limits, LiveHost
 from fleet.loaded import EXPERT_BYTES

@@ -13,12 +13,12 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 
+from fleet.asking import ROUTED_TOKENS
 from fleet.cluster.ingress import Ingress
 from fleet.cluster.replica import Replica, ReplicaSettings
 from fleet.cluster.watcher import POLL_SECONDS, Watcher
 from fleet.engine.specs import Weights
 from fleet.errors import ClusterError
-from fleet.host import ROUTED_TOKENS
 from fleet.live import Limits
 from fleet.web.keys import KeySource
 from fleet.web.settings import WebSettings

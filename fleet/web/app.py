@@ -13,7 +13,6 @@ from fleet.web.guarded import Guarded
 from fleet.web.hangup import Hangup
 from fleet.web.health import health_routes
 from fleet.web.jobs import job_routes
-from fleet.web.kept import Memory
 from fleet.web.key_ring import KeyRing
 from fleet.web.metered import Metered, Timed, metrics_routes
 from fleet.web.metrics import Metrics
@@ -23,10 +22,8 @@ from fleet.web.page import page_routes
 from fleet.web.settings import WebSettings
 
 
-def make_app(
-    backend: Backend, *, version: str, settings: WebSettings | None = None, memory: Memory | None = None
-) -> FastAPI:
-    """The whole interface for one backend; ``memory`` keeps results by idempotency key.
+def make_app(backend: Backend, *, version: str, settings: WebSettings | None = None) -> FastAPI:
+    """The whole interface for one backend.
 
     Raises ``InputError`` when its API keys cannot be read.
     """
@@ -49,7 +46,7 @@ def make_app(
     app.include_router(metrics_routes(backend, metrics))
     backend = Metered(Guarded(backend), metrics)
     app.include_router(health_routes(backend))
-    once = Once(memory)
+    once = Once()
     app.include_router(job_routes(backend, once))
     app.include_router(openai_routes(backend, once))
     app.include_router(page_routes())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from cachetools import TTLCache
 
@@ -22,19 +21,7 @@ class Kept:
     results: tuple[Result, ...]
 
 
-class Memory(Protocol):
-    """Where they are kept."""
-
-    async def recall(self, key: str) -> Kept | None:
-        """What the key has been given; None if nothing is known of it."""
-        ...
-
-    async def keep(self, key: str, kept: Kept) -> Kept:
-        """Keep it, unless something is there already; what holds from now on."""
-        ...
-
-
-class ProcessMemory:
+class Memory:
     """In this process, for ten minutes."""
 
     def __init__(self) -> None:
@@ -42,8 +29,10 @@ class ProcessMemory:
             KEPT_RESULTS, KEPT_SECONDS, getsizeof=lambda kept: len(kept.results)
         )
 
-    async def recall(self, key: str) -> Kept | None:
+    def recall(self, key: str) -> Kept | None:
+        """What the key has been given; None if nothing is known of it."""
         return self._kept.get(key)
 
-    async def keep(self, key: str, kept: Kept) -> Kept:
+    def keep(self, key: str, kept: Kept) -> Kept:
+        """Keep it, unless something is there already; what holds from now on."""
         return self._kept.setdefault(key, kept)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fleet.job import ITS_OWN, Result
 from fleet.web.caller import caller
 from fleet.web.errors import Refusal
-from fleet.web.kept import Kept, Memory, ProcessMemory
+from fleet.web.kept import Kept, Memory
 
 LASTING = ITS_OWN | {None}
 """What a result says that is kept; every other failure may pass, and the key may try again."""
@@ -28,8 +28,8 @@ class _Going:
 class Once:
     """Work by key: going on for as long as somebody waits for it, and kept when it is done."""
 
-    def __init__(self, memory: Memory | None = None) -> None:
-        self._memory: Memory = memory or ProcessMemory()
+    def __init__(self) -> None:
+        self._memory = Memory()
         self._going: dict[str, _Going] = {}
 
     async def do(self, key: str, request: str, work: Callable[[], Awaitable[list[Result]]]) -> list[Result]:
@@ -59,12 +59,12 @@ class Once:
     async def _done(
         self, place: str, content: str, work: Callable[[], Awaitable[list[Result]]]
     ) -> list[Result]:
-        kept = await self._memory.recall(place)
+        kept = self._memory.recall(place)
         if kept is None:
             results = await work()
             if any(result.code not in LASTING for result in results):
                 return results
-            kept = await self._memory.keep(place, Kept(content, tuple(results)))
+            kept = self._memory.keep(place, Kept(content, tuple(results)))
         _check(content, kept.content)
         return list(kept.results)
 

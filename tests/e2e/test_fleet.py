@@ -1,7 +1,7 @@
 """A fleet's life on the real base, through the command line alone, as a new user would live it.
 
 Two small tasks, about a minute of training: init, check, a training killed with SIGKILL and resumed,
-train-all, route, promote, roll back, MLflow's own loader, an altered artifact.
+train-all, route, promote, roll back, serve, MLflow's own loader, an altered artifact.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 import yaml
@@ -147,6 +149,41 @@ def test_a_new_version_is_promoted_and_rolled_back(fleet: Fleet) -> None:
     assert fleet.answers("sentiment", "fine")[0]["receipt"]["version"] == 2
     fleet.run("rollback", "sentiment")
     assert fleet.answers("sentiment", "fine")[0]["receipt"]["version"] == 1
+
+
+def test_the_fleet_is_served_follows_a_promotion_and_ends_when_it_is_told(fleet: Fleet) -> None:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        port = door.getsockname()[1]
+    process = fleet.start("serve", "--port", str(port))
+    try:
+        assert process.stdout is not None
+        said = iter(process.stdout.readline, "")
+        assert any(f"http://127.0.0.1:{port}" in line for line in said), "it ended before it answered"
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+
+            def version() -> int:
+                answered = client.post("/v1/jobs", json={"text": "fine", "task": "sentiment"})
+                assert answered.status_code == 200, answered.text
+                return int(answered.json()["answers"][0]["receipt"]["version"])
+
+            assert version() == 1
+            fleet.run("promote", "sentiment", "2")
+            deadline = time.monotonic() + 60
+            while version() != 2:
+                assert time.monotonic() < deadline, client.get("/v1/experts").text
+            fleet.run("rollback", "sentiment")
+            misspelt = client.post("/v1/jobs", json={"text": "fine", "task": "sentimant"})
+            assert misspelt.status_code == 404
+            assert "did you mean sentiment" in misspelt.text
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+        assert not psutil.wait_procs(family, timeout=30)[1]
+    finally:
+        if process.poll() is None:
+            end_all(process)
 
 
 def test_mlflow_loads_and_answers_the_champion(fleet: Fleet) -> None:

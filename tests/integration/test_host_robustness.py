@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fleet.asking import ROUTED_TOKENS
 from fleet.engine.prompt import Renderer
-from fleet.host import ROUTED_TOKENS, Host
+from fleet.host import Host
 from fleet.job import Job, Result
 from fleet.project import Project
 from fleet.workshop import DIGITS, EXPLOSIVE, FOX, GREEK, KINDS, LIMIT, RUSSIAN, SHORT, explode_on, open_shop

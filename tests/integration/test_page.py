@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 import threading
-from collections.abc import Iterator, Mapping
-from importlib import resources
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from browser import MILLISECONDS, chromium, watched
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -21,8 +19,10 @@ from starlette.responses import JSONResponse, Response
 from fleet.engine.decode import Completion, Scheduler
 from fleet.roster import Roster
 from fleet.web.app import make_app
-from fleet.web.backend import Backend, ExpertState, ServiceState
+from fleet.web.backend import Backend, ServiceState
+from fleet.web.keys import KeySource, add_key
 from fleet.web.local import LocalBackend
+from fleet.web.settings import WebSettings
 from fleet.workshop import FOX, GREEK, KINDS, RUSSIAN, Workshop, open_shop
 
 SECONDS = 60.0
@@ -276,30 +276,15 @@ def test_a_hidden_page_asks_nothing(browser: Browser, service: tuple[str, LocalB
             turn(page, "visible")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Described(ExpertState):
-    """An expert that says more of itself."""
-
-    kind: str = ""
-    fields: tuple[str, ...] = ()
-    challenger: Mapping[str, Any] | None = None
-
-
 class Told(LocalBackend):
-    """A backend that says of itself, and of its experts by task, what the test wants."""
+    """A backend that says of itself what the test wants."""
 
     def __init__(self, backend: LocalBackend, **told: Any) -> None:
         super().__init__(backend._live, backend._roster)
         self.told = told
-        self.described: dict[str, dict[str, Any]] = {}
 
     async def state(self) -> ServiceState:
-        state = await super().state()
-        experts = tuple(
-            Described(**dataclasses.asdict(each), **self.described.get(each.task, {}))
-            for each in state.experts
-        )
-        return dataclasses.replace(state, experts=experts, **self.told)
+        return dataclasses.replace(await super().state(), **self.told)
 
 
 def page_over(backend: Backend) -> Any:
@@ -339,99 +324,29 @@ def test_what_the_service_lacks_is_said_while_it_lasts(
         expect(faults).to_be_hidden()
 
 
-def test_an_expert_with_several_fields_is_asked_for_each(
-    browser: Browser, service: tuple[str, LocalBackend]
-) -> None:
-    backend = Told(service[1])
-    backend.described["letter"] = {"kind": "classification", "fields": ("subject", "body")}
-    with listening(page_over(backend)) as address, watched(browser, address) as page:
-        page.get_by_role("textbox", name="Text").fill("hello")
-        page.get_by_role("combobox", name="Expert").select_option("letter")
-        expect(expert(page, "letter")).to_contain_text("classification · version 1")
-        expect(page.get_by_role("textbox", name="subject")).to_have_value("hello")
-        page.keyboard.press("Tab")
-        page.get_by_role("textbox", name="body").fill("bye")
-        page.keyboard.press("Control+Enter")
-        result = page.locator("#results > li").first
-        expect(result.locator(".asked")).to_have_text("subject: hello body: bye")
-        expect(result.get_by_role("region", name="Answer of letter")).to_be_visible()
-        page.get_by_role("combobox", name="Expert").select_option("")
-        expect(page.get_by_role("textbox", name="Text")).to_have_value("hello\nbye")
-
-
-def test_a_challenger_that_shadows_shows_how_it_compares(
-    browser: Browser, service: tuple[str, LocalBackend]
-) -> None:
-    backend = Told(service[1])
-    figures = {"asked": 50, "agreed": 41, "failed": 2, "champion_ms": 480.0, "challenger_ms": 960.0}
-    challenger = {"version": 3, "state": "ready", "reason": "", "comparison": figures}
-    backend.described["mood"] = {"challenger": challenger}
-    with listening(page_over(backend)) as address, watched(browser, address) as page:
-        expect(expert(page, "mood").locator(".shadow")).to_have_text(
-            "challenger 3 · ready · agrees on 41 of 50 · 2 without an answer · 20 ms, the champion 10"
-        )
-        expect(expert(page, "story").locator(".shadow")).to_be_hidden()
-
-
-# ---- files
-
-
-@pytest.mark.parametrize("path", ["/", "/docs"])
-def test_the_pages_may_load_nothing_from_elsewhere_and_do_not(
-    browser: Browser, service: tuple[str, LocalBackend], path: str
-) -> None:
-    address, _ = service
-    response = httpx.get(address + path)
-    policy = response.headers["content-security-policy"]
-    assert "default-src 'self'" in policy
-    assert "unsafe" not in policy
-    assert response.headers["x-content-type-options"] == "nosniff"
-    assert response.headers["referrer-policy"] == "no-referrer"
-    with watched(browser, address) as page:
-        page.goto(address + path)
-        expect(page.get_by_role("heading", level=1)).to_have_text("taskfleet")
-
-
-def test_no_file_of_a_page_names_another_host(service: tuple[str, LocalBackend]) -> None:
-    folder = Path(str(resources.files("fleet.web") / "static"))
-    for file in folder.iterdir():
-        served = httpx.get(f"{service[0]}/page/{file.name}")
-        assert served.status_code == 200
-        named = re.findall(r"https?://[^\"'\s)]+", served.text)
-        assert set(named) <= {"http://www.w3.org/2000/svg"}, file.name  # a name, never fetched
-        assert "innerHTML" not in served.text
-    assert httpx.get(f"{service[0]}/page/..%2fpage.py").status_code == 404
-    assert httpx.get(f"{service[0]}/redoc").status_code == 404
-
-
-def test_the_docs_list_every_route_and_shape(browser: Browser, service: tuple[str, LocalBackend]) -> None:
-    described = httpx.get(f"{service[0]}/openapi.json").json()
-    with watched(browser, service[0]) as page:
-        page.goto(f"{service[0]}/docs")
-        for route in described["paths"]:
-            expect(page.get_by_role("heading", level=3).filter(has_text=route).first).to_be_visible()
-        for shape in described["components"]["schemas"]:
-            expect(page.get_by_role("heading", level=3, name=shape, exact=True)).to_be_visible()
-        expect(page.get_by_role("link", name="OneJob").first).to_have_attribute("href", "#OneJob")
+def test_an_expert_with_several_fields_is_asked_for_each(page: Page) -> None:
+    page.get_by_role("textbox", name="Text").fill("hello")
+    page.get_by_role("combobox", name="Expert").select_option("letter")
+    expect(page.get_by_role("textbox", name="subject")).to_have_value("hello")
+    page.get_by_role("textbox", name="body").fill("bye")
+    page.keyboard.press("Control+Enter")
+    result = page.locator("#results > li").first
+    expect(result.locator(".asked")).to_have_text("subject: hello body: bye")
+    expect(result.get_by_role("region", name="Answer of letter")).to_be_visible()
+    page.get_by_role("combobox", name="Expert").select_option("")
+    expect(page.get_by_role("textbox", name="Text")).to_have_value("hello\nbye")
 
 
 def test_a_key_that_is_asked_for_is_kept_for_the_tab_and_sent(
-    browser: Browser, service: tuple[str, LocalBackend]
+    browser: Browser, service: tuple[str, LocalBackend], tmp_path: Path
 ) -> None:
-    app = page_over(service[1])
-
-    @app.middleware("http")
-    async def gate(request: Request, go_on: Any) -> Response:
-        if request.url.path.startswith("/v1/") and request.headers.get("authorization") != "Bearer open":
-            return JSONResponse({"error": {"code": "no-key", "message": "an API key is needed"}}, 401)
-        response: Response = await go_on(request)
-        return response
-
+    secret = add_key(tmp_path / "keys.json", "someone")
+    settings = WebSettings(keys=KeySource(str(tmp_path / "keys.json"), required=True))
     with (
-        listening(app) as address,
+        listening(make_app(service[1], version="0", settings=settings)) as address,
         watched(browser, address, expected="401 (Unauthorized)") as page,
     ):
-        page.get_by_label("This fleet asks for an API key").fill("open")
+        page.get_by_label("This fleet asks for an API key").fill(secret)
         page.keyboard.press("Enter")
         expect(page.locator("#summary")).to_contain_text("ready")
         expect(send(page, RUSSIAN[3]).locator(".receipt")).to_be_visible()

@@ -4,7 +4,7 @@ import { make, say, sayOrHide } from "./dom.js";
 import { Experts } from "./experts.js";
 import { JobForm } from "./form.js";
 import { errorPart, resultParts, summary } from "./result.js";
-import { Failure, answer, hasKey, state, useKey } from "./service.js";
+import { Failure, answer, fieldsOf, hasKey, state, useKey } from "./service.js";
 
 const POLL = 1500; // milliseconds between two looks at the experts
 const KEPT = 20; // results on the page
@@ -22,6 +22,7 @@ const form = new JobForm(
     stop: at("stop"),
   },
   send,
+  fieldsOf,
 );
 let sending = null;
 let waitsForKey = null;

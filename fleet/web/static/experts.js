@@ -22,12 +22,10 @@ class Row {
     this.about = make("p", { class: "faint about" });
     this.digest = make("span");
     this.reason = make("p", { class: "notice warn" });
-    this.shadow = make("p", { class: "faint shadow" });
     this.element.append(
       make("p", { class: "row" }, make("strong", {}, task), this.badge),
       make("p", { class: "faint detail" }, this.about, this.digest),
       this.reason,
-      this.shadow,
     );
   }
 
@@ -38,15 +36,13 @@ class Row {
     const version = expert.version === null ? "no version yet" : `version ${expert.version}`;
     const ready = replicas === 1 && expert.ready_on === 1 ? null : `ready on ${expert.ready_on} of ${replicas}`;
     const waiting = queued ? `${queued} queued` : null;
-    say(this.about, [expert.kind, version, ready, waiting].filter(Boolean).join(" · "));
-    this.about.title = expert.labels?.length ? `labels: ${expert.labels.join(", ")}` : "";
+    say(this.about, [version, ready, waiting].filter(Boolean).join(" · "));
     if (this.digest.dataset.full !== expert.digest) {
       this.digest.dataset.full = expert.digest;
       this.digest.replaceChildren(...(expert.digest ? [digest(expert.digest, `digest of ${expert.task}`)] : []));
     }
     sayOrHide(this.reason, expert.reason);
     this.reason.className = `notice ${mood === "bad" ? "bad" : "warn"}`;
-    sayOrHide(this.shadow, shadowed(expert.challenger));
     const changed = this.version !== undefined && this.version !== expert.version;
     this.version = expert.version;
     if (changed) this.flash();
@@ -58,21 +54,6 @@ class Row {
     void this.element.offsetWidth; // or the animation would not begin anew
     this.element.classList.add("changed");
   }
-}
-
-/** What is known of the version that is asked beside the champion, unheard. */
-function shadowed(challenger) {
-  if (!challenger) return "";
-  const { version, state, reason, comparison } = challenger;
-  const parts = [`challenger ${version}`, reason ? `${state}: ${reason}` : state];
-  if (comparison?.asked) {
-    const { asked, agreed, failed, champion_ms, challenger_ms } = comparison;
-    const both = asked - failed;
-    parts.push(`agrees on ${agreed} of ${asked}`);
-    if (failed) parts.push(`${failed} without an answer`);
-    if (both) parts.push(`${(challenger_ms / both).toFixed(0)} ms, the champion ${(champion_ms / both).toFixed(0)}`);
-  }
-  return parts.join(" · ");
 }
 
 /** The list in `list`, with its summary, its filter, and its news for those who listen. */

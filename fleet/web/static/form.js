@@ -4,13 +4,14 @@ import { make } from "./dom.js";
 
 const TEXT = [{ name: "text", label: "Text" }];
 
-/** The form; `onJob(job)` is called with what was filled in. */
+/** The form; `onJob(job)` is called with what was filled in, `fieldsOf(task)` promises an expert's fields. */
 export class JobForm {
   #experts = new Map();
+  #fields = new Map(); // by digest, of those that were chosen
   #shown = "";
 
-  constructor({ form, inputs, task, top, topChoice, send, stop }, onJob) {
-    Object.assign(this, { form, inputs, task, top, topChoice, send, stop });
+  constructor({ form, inputs, task, top, topChoice, send, stop }, onJob, fieldsOf) {
+    Object.assign(this, { form, inputs, task, top, topChoice, send, stop, fieldsOf });
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       const job = this.#job();
@@ -47,7 +48,7 @@ export class JobForm {
 
   #suit() {
     this.topChoice.hidden = this.task.value !== "";
-    const named = this.#experts.get(this.task.value)?.fields ?? [];
+    const named = this.#named();
     const fields = named.length > 1 ? named.map((name) => ({ name, label: name })) : TEXT;
     const shape = fields.map((field) => field.name).join();
     if (shape === this.#shown) return;
@@ -61,6 +62,23 @@ export class JobForm {
         return make("label", {}, label, area);
       }),
     );
+  }
+
+  /** The chosen expert's fields; none while they are not known. */
+  #named() {
+    const { task, digest } = this.#experts.get(this.task.value) ?? {};
+    if (!task) return [];
+    if (!this.#fields.has(digest)) {
+      this.#fields.set(digest, []);
+      this.fieldsOf(task).then(
+        (fields) => {
+          this.#fields.set(digest, fields);
+          this.#suit();
+        },
+        () => this.#fields.delete(digest), // asked for again when the experts are next looked at
+      );
+    }
+    return this.#fields.get(digest);
   }
 
   #job() {

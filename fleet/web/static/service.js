@@ -20,6 +20,14 @@ export async function state() {
   return response.json();
 }
 
+/** The named fields of an expert's jobs. */
+export async function fieldsOf(task) {
+  const response = await call(`v1/models/${encodeURIComponent(task)}`, { signal: AbortSignal.timeout(30000) });
+  const { taskfleet } = await response.json();
+  if (!taskfleet.profile) throw new Failure(0, "unknown", `what ${task} is for cannot be said yet`);
+  return taskfleet.profile.fields;
+}
+
 /** The interface's own description. */
 export const description = async () => (await call("openapi.json", {})).json();
 
