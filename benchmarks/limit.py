@@ -5,13 +5,15 @@ in f32, by ``torch.mm`` and by ``F.linear``; the memory's speed is that of summi
 the caches (bytes read) and of copying one (bytes read and written), with one thread and with all. They
 take turns with the engine's own work, because both drift together:
 
-- prefill: the bare base over rows of 64 tokens, up to each row's last hidden state; operations are two per
-  multiplied weight and token and attention's two products, as computed (every query against every key;
-  the last layer has one query a row);
+- prefill: the bare base over rows of 64 tokens, up to each row's last hidden state, with its weights in the
+  order in which they serve and, beside it, in the file's; operations are two per multiplied weight and
+  token and attention's two products, as computed (every query against every key; the last layer has one
+  query a row);
 - training: ``train_cohort`` of one task without its trunk pass: adapted layers forward and the gradient
   of their inputs (twice), the adapter's own products and attention's (thrice);
 - decode: one more token a row behind 64; bytes are those of the weights that a step must read once, in
-  bf16 and in 4 bits, with a few rows of the head (a constrained answer) and with all of it (free text).
+  bf16 in both orders and in 4 bits, with a few rows of the head (a constrained answer) and with all of it
+  (free text).
 
 The head, norms, rotary embeddings and the optimiser count as time, not as operations.
 """
@@ -19,9 +21,10 @@ The head, norms, rotary embeddings and the optimiser count as time, not as opera
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -43,6 +46,7 @@ TARGET = 0.70
 """Share of the bf16 peak that a prefill of 32 rows should reach."""
 SHAPES = ((1536, 640, 2048), (1536, 2048, 640), (2048, 640, 1024), (2048, 2048, 2048), (512, 640, 2048))
 LABELS = ("positive", "neutral", "negative")
+FILE_ORDER = "bf16 in the file's order"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +64,15 @@ class Size:
     """Decode steps a reading."""
     rows: int = 32
     """Training rows."""
-    weights: tuple[str, ...] = ("bf16", "int4")
+    weights: tuple[str, ...] = (FILE_ORDER, "bf16", "int4")
     """What decoding multiplies; the tiny base's vocabulary has no int4 kernel."""
     lora: LoraSpec = field(default_factory=LoraSpec)
     repetitions: int = 5
 
 
-SMOKE = Size(((64, 64, 128),), 2, 2**20, (1, 2), 8, 2, 4, ("bf16",), LoraSpec(rank=4, layers=(2, 6)), 1)
+SMOKE = Size(
+    ((64, 64, 128),), 2, 2**20, (1, 2), 8, 2, 4, (FILE_ORDER, "bf16"), LoraSpec(rank=4, layers=(2, 6)), 1
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +111,9 @@ def main(argv: Sequence[str] = ()) -> None:
     report = Report("limit", "Shares of the machine's own limits", smoke=smoke)
     with bench_base(smoke) as folder:
         base = load_base(folder)
-        works = [*products(size), *streams(size), *prefills(base, size), training(base, size)]
-        works += decodes(base, size)
+        models = {weights: _model(base, weights) for weights in size.weights}
+        works = [*products(size), *streams(size), *prefills(models, size), training(base, size)]
+        works += decodes(models, size)
         fill(report, works, interleave({work.name: work.run for work in works}, size.repetitions))
     report.finish()
 
@@ -180,21 +187,27 @@ def streams(size: Size) -> list[Work]:
     return [*works, *(replace(work, threads=1) for work in works)]
 
 
-def prefills(base: Base, size: Size) -> list[Work]:
-    model, config = base.model, base.model.config
+def prefills(models: Mapping[str, Gemma], size: Size) -> list[Work]:
     works = []
-    for rows in size.batches:
+    for weights, rows in itertools.product((FILE_ORDER, "bf16"), size.batches):
+        model, config = models[weights], models[weights].config
         ids = _ids(config, rows * size.tokens)
         batch = Batch.of([size.tokens] * rows)
 
         @torch.inference_mode()
-        def call(ids: torch.Tensor = ids, batch: Batch = batch) -> None:
-            model.norm(model.run(model.embed(ids), batch, (0, config.layers), keep=batch.last))
+        def call(model: Gemma = model, ids: torch.Tensor = ids, batch: Batch = batch) -> None:
+            model.norm(model.run(model.embed(ids), batch, (0, model.config.layers), keep=batch.last))
 
         layers = [*[size.tokens] * (config.layers - 1), 1]
         done = sum(sum(_layer(config, rows, size.tokens, queries)) for queries in layers)
-        works.append(Work("prefill", f"{rows} x {size.tokens} tokens", call, done))
+        works.append(Work("prefill", f"{weights}, {rows} x {size.tokens} tokens", call, done))
     return works
+
+
+def _model(base: Base, weights: str) -> Gemma:
+    if weights == "int4":
+        return base.model.int4()
+    return base.model.packed() if weights == "bf16" else base.model
 
 
 def training(base: Base, size: Size) -> Work:
@@ -228,14 +241,13 @@ def training(base: Base, size: Size) -> Work:
     return Work("training", f"{size.rows} rows, rank {lora.rank}, {layers}", call, done)
 
 
-def decodes(base: Base, size: Size) -> list[Work]:
-    config = base.model.config
+def decodes(models: Mapping[str, Gemma], size: Size) -> list[Work]:
+    config = models["bf16"].config
     few = torch.arange(10, 10 + len(LABELS))
     body = config.layers * sum(math.prod(target_shape(config, target)) for target in LORA_TARGETS)
     works = []
-    for weights in size.weights:
-        model = base.model if weights == "bf16" else base.model.int4()
-        each = 2.0 if weights == "bf16" else 0.5 + 4 / BLOCK  # with a scale and a zero point a block
+    for weights, model in models.items():
+        each = 0.5 + 4 / BLOCK if weights == "int4" else 2.0  # with a scale and a zero point a block
         for rows in size.batches:
             cache = model.cache()
             cache.reserve(rows, size.tokens + 1)
