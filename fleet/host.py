@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,8 @@ class Host:
         self._models = _served(base, weights, depth)
         self._asking = Asking(base, self._models.reader, depth, max_tokens)
         self._faults: dict[str, str] = {}
+        self._profiles: dict[str, Profile] = {}
+        """By content, of all versions that were asked about; some hundred bytes each."""
         self._scheduler = self._fresh_scheduler()
         self._flying: dict[str, Part] = {}
         self._numbers = count()
@@ -134,11 +136,13 @@ class Host:
         info = self.champions.get(task)
         if info is None or self.fault(info) is not None:
             return None
-        try:
-            return read_profile(self._registry, self._cache, info)
-        except FleetError as error:
-            log.warning("what %s is for cannot be told: %s", info.label, error)
-            return None
+        if _key(info) not in self._profiles:
+            try:
+                self._profiles[_key(info)] = read_profile(self._registry, self._cache, info)
+            except FleetError as error:
+                log.warning("what %s is for cannot be told: %s", info.label, error)
+                return None
+        return replace(self._profiles[_key(info)], version=info.version)
 
     def check_router(self, info: VersionInfo) -> LoadedRouter:
         """Fetch and check a router; any thread may. Raises ``FleetError`` when it must not decide."""
@@ -360,7 +364,9 @@ class Host:
             self.quarantine(info, completion.error)
             ticket.fail(task, f"{task} is quarantined: {completion.error}", "quarantined")
         elif completion.fault:
-            ticket.fail(task, f"{task}: {completion.fault}", "failed")
+            demand = ticket.job.demand
+            limited = demand is not None and demand.max_output_tokens is not None
+            ticket.fail(task, f"{task}: {completion.fault}", "bad-job" if limited else "failed")
         else:
             ticket.answer(
                 Answer(

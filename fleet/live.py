@@ -154,7 +154,7 @@ class LiveHost:
         self._follower.follow(roster)
 
     def profile(self, task: str) -> Profile | None:
-        """What the task's champion is for; takes a moment for one that is not in memory."""
+        """What the task's champion is for; takes a moment when it is first asked."""
         return self._host.profile(task)
 
     def state(self) -> LiveState:

@@ -18,7 +18,7 @@ from fleet.schema_values import resolved
 __all__ = ["disagreement"]
 
 MAX_STEPS = 20_000
-"""Pairs of parts that are compared before it is given up: a few hundredths of a second."""
+"""Pairs of parts, values or names that are compared before it is given up: a few hundredths of a second."""
 
 _SILENT = ANNOTATIONS | {"definitions", "$id", "$anchor", "readOnly", "writeOnly"}
 _OF_TYPE: Mapping[str, frozenset[str]] = {
@@ -40,10 +40,13 @@ Node = Mapping[str, Any]
 
 def disagreement(wanted: Any, given: Mapping[str, Any]) -> str | None:
     """Where an answer under ``given`` may not be valid under ``wanted``, and why; None if it always is."""
+    own = resolved(given)
     try:
-        return _Comparison(wanted).gap(wanted, resolved(given), "", frozenset())
-    except _TooMuch:
+        return _Comparison(wanted).gap(wanted, own, "", frozenset())
+    except (_TooMuch, RecursionError):
         return "it is too large to be compared"
+    except (AttributeError, LookupError, TypeError, ValueError):  # whoever wrote it may have written anything
+        return "it is not a JSON Schema that can be followed"
 
 
 class _TooMuch(Exception):
@@ -62,9 +65,7 @@ class _Comparison:
         return next(filter(None, (self._atom(wanted, atom, at, trail) for atom in _atoms(given))), None)
 
     def _atom(self, wanted: Any, given: Node, at: str, trail: frozenset[str]) -> str | None:
-        self._steps += 1
-        if self._steps > MAX_STEPS:
-            raise _TooMuch
+        self._count(1)
         if wanted is True:
             return None
         if not isinstance(wanted, Mapping):
@@ -85,6 +86,11 @@ class _Comparison:
                 return found
         return None
 
+    def _count(self, pairs: int) -> None:
+        self._steps += pairs
+        if self._steps > MAX_STEPS:
+            raise _TooMuch
+
     # ---- keywords for values of all types
 
     def _type(self, wanted: Node, given: Node, at: str, trail: frozenset[str]) -> str | None:
@@ -102,8 +108,10 @@ class _Comparison:
     def _among(self, choices: Any, given: Node, at: str) -> str | None:
         if "const" not in given:
             return f"{at or '/'}: it is any {given['type']}, not one of a few values"
-        if isinstance(choices, list) and any(_same(choice, given["const"]) for choice in choices):
-            return None
+        if isinstance(choices, list):
+            self._count(len(choices))
+            if any(_same(choice, given["const"]) for choice in choices):
+                return None
         return f"{at or '/'}: it can be {given['const']!r:.80}, which is not among the values allowed"
 
     def _ref(self, wanted: Node, given: Node, at: str, trail: frozenset[str]) -> str | None:
@@ -174,9 +182,12 @@ class _Comparison:
 
     def _required(self, wanted: Node, given: Node, at: str, trail: frozenset[str]) -> str | None:
         names = wanted["required"]
-        for name in names if isinstance(names, list) else []:
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return f"{at or '/'}: required is no list of names"
+        self._count(len(names))
+        for name in names:
             if name not in given["properties"]:
-                return f"{at}/{escape(str(name))[:80]}: it is required and never answered"
+                return f"{at}/{escape(name)[:80]}: it is required and never answered"
             if name not in given.get("required", ()):
                 return f"{at}/{escape(name)}: it is required and may be left out"
         return None

@@ -49,7 +49,12 @@ class ReplicaBackend:
         try:
             async for attempt in _retrying():
                 with attempt:
-                    results: list[Result] = await self._replicas.answer.remote(jobs, top, seconds)
+                    asked = self._replicas.answer.remote(jobs, top, seconds)
+                    try:
+                        results: list[Result] = await asked
+                    except asyncio.CancelledError:
+                        asked.cancel()  # Ray ends it by itself only with the request that it belongs to
+                        raise
                     return results
         except BackPressureError:
             reason = "every replica has as many requests as it may"

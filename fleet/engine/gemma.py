@@ -203,7 +203,7 @@ class Gemma:
         if not can_pack(self.embedding):
             return self
         other = self._with_matrices(PackedMatrix.of, 0)
-        other._pack_head = True
+        other._pack_head = isinstance(self._head, Tensor)  # and not one of 8 bits
         return other
 
     def int4(self) -> Gemma:

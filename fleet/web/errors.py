@@ -137,11 +137,17 @@ def install(app: FastAPI) -> None:
 
 def place(error: RequestValidationError) -> str | None:
     """The field that the first fault is about; None if it is about the request as a whole."""
-    steps = [step for step in error.errors()[0]["loc"] if step not in _PARTS]
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return None
+    steps = list(first["loc"])
+    while steps and steps[0] in _PARTS:  # in front only: a field of a job may be called so
+        del steps[0]
     return _place(steps) or None
 
 
 _PARTS = ("body", "header", "path", "query", "one", "many")
+"""Of a request, and kinds of it: no fields."""
 
 
 def _fault(error: Mapping[str, Any]) -> str:

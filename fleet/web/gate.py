@@ -7,6 +7,7 @@ whoever deploys with a Serve config file chooses the address there, where nothin
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -50,7 +51,7 @@ class Gate:
             caller.reset(token)
 
     def _admit(self, scope: Scope) -> Caller:
-        path = scope["path"]
+        path = _route(scope)
         is_open = path in OPEN or path.startswith(FILES)
         if not self._ring.required:
             if _is_local(scope):
@@ -59,8 +60,8 @@ class Gate:
                 raise Refusal(
                     403,
                     "keys-needed",
-                    "this service can be reached from other machines and has no API keys, so it answers "
-                    "on loopback only: make a key (fleet keys new NAME)",
+                    "this service has no API keys, so it answers this machine only, asked as localhost or "
+                    "127.0.0.1: make a key (fleet keys new NAME)",
                 )
             return NOBODY
         secret = _bearer(scope)
@@ -109,6 +110,20 @@ def _bearer(scope: Scope) -> str | None:
     return secret.strip() if scheme.lower() == "bearer" and secret.strip() else None
 
 
+def _route(scope: Scope) -> str:
+    """The path below the prefix that whoever deploys may have given the whole interface."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
 def _is_local(scope: Scope) -> bool:
+    """Whether it has come to a loopback address, and under such a name.
+
+    A page of somebody else's may have its own name lead to this machine (DNS rebinding), and a proxy in
+    front says who was asked for.
+    """
     server = scope.get("server")
-    return server is None or is_loopback(str(server[0]), unknown=True)
+    if server is not None and not is_loopback(str(server[0]), unknown=True):
+        return False
+    named = dict(scope["headers"]).get(b"host", b"localhost").decode("latin-1")
+    return is_loopback(urlsplit(f"//{named}").hostname or "")

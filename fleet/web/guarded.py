@@ -1,7 +1,7 @@
 """A backend that lets each caller do what that one may, and no more. Knows nothing of keys or HTTP.
 
-Jobs are counted, not requests, in a window that moves: a batch of 256 is 256. The counts are in this
-process's memory, which is all there is as long as there is one ingress; they begin anew with it.
+Jobs are counted, not requests, and one for several experts as so many, in a window that moves. The counts
+are in this process's memory, which is all there is as long as there is one ingress; they begin anew with it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Guarded:
         self, jobs: Sequence[Job], *, top: int = 1, seconds: float | None = None
     ) -> list[Result]:
         who = caller.get()
-        self._charge(who, len(jobs))
+        self._charge(who, sum(max(top, len(job.tasks)) for job in jobs))
         if who.tasks is None:
             return await self._backend.answer(jobs, top=top, seconds=seconds)
         jobs = [dataclasses.replace(job, allowed=who.tasks) for job in jobs]
@@ -44,7 +44,7 @@ class Guarded:
     def stream(self, job: Job, *, seconds: float | None = None) -> AsyncIterator[str | Result]:
         """Refuses when it is called, not when it is read, while a status can still be sent."""
         who = caller.get()
-        self._charge(who, 1)
+        self._charge(who, max(1, len(job.tasks)))
         if who.tasks is not None:
             job = dataclasses.replace(job, allowed=who.tasks)
             if job.forbidden:
@@ -68,8 +68,8 @@ class Guarded:
             raise Refusal(
                 422,
                 "too-many-jobs",
-                f"the request has {jobs} jobs, the key {who.name} may send {who.per_minute} a minute: "
-                "send fewer at a time",
+                f"the request is {jobs} jobs (one for several experts is so many), the key {who.name} may "
+                f"send {who.per_minute} a minute: send fewer at a time",
             )
         limit = RateLimitItemPerMinute(who.per_minute)
         if self._limiter.hit(limit, who.name, cost=jobs):
@@ -80,7 +80,7 @@ class Guarded:
             429,
             "rate-limited",
             f"the key {who.name} may send {who.per_minute} jobs a minute and has {window.remaining} left, "
-            f"the request has {jobs}: more in {wait} s",
+            f"the request is {jobs}: some more in {wait} s",
             {"Retry-After": str(wait)},
         )
 

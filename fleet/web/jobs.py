@@ -49,7 +49,9 @@ def job_routes(backend: Backend, once: Once) -> APIRouter:
         if idempotency_key is None:
             results = await answer()
         else:
-            results = await once.do(idempotency_key, request.model_dump_json(), answer)
+            # ASCII: a text may hold half a surrogate pair, and its job is to say so.
+            content = json.dumps(request.model_dump(), sort_keys=True)
+            results = await once.do(idempotency_key, content, answer)
         if isinstance(request, OneJob):
             return single(results[0])
         waits = [result.retry_after for result in results if result.retry_after is not None]

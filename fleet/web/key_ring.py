@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -25,9 +26,10 @@ class KeyRing:
         self._file = None if source.inline or not source.file else Path(source.file)
         self._clock = clock
         self._required = source.required
-        self._seen = _mark(self._file)
+        # A file that has come since the source was made is as good as one that comes later.
+        self._seen = _mark(self._file) if source.required else None
         self._keys = source.read()
-        self._looked = clock()
+        self._looked = clock() if source.required else -math.inf
         self._fault = ""
 
     @property

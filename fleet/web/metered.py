@@ -47,13 +47,16 @@ class Metered:
         return self._counted(job, self._backend.stream(job, seconds=seconds))
 
     async def _counted(self, job: Job, items: AsyncIterator[str | Result]) -> AsyncIterator[str | Result]:
+        ended = False
         try:
             async for item in items:
                 if isinstance(item, Result):
+                    ended = True
                     self._metrics.ended(job, item)
                 yield item
         except (asyncio.CancelledError, GeneratorExit):
-            self._metrics.cancelled(job)
+            if not ended:  # who has the result may well leave
+                self._metrics.cancelled(job)
             raise
 
     async def state(self) -> ServiceState:

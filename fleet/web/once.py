@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -38,7 +39,9 @@ class Once:
         Raises ``Refusal`` if the key was another request's.
         """
         content = hashlib.sha256(request.encode()).hexdigest()
-        place = f"{caller.get().name}\n{key}"  # two callers may have had the same idea
+        who = caller.get()
+        # Two callers may have had the same idea, and a key may be made anew under its old name.
+        place = f"{who.name}\n{sorted(who.tasks or ())}\n{key}"
         going = self._going.get(place) or self._begin(place, content, work)
         _check(content, going.content)
         going.waiting += 1
@@ -51,7 +54,11 @@ class Once:
                 going.task.cancel()
 
     def _begin(self, place: str, content: str, work: Callable[[], Awaitable[list[Result]]]) -> _Going:
-        going = _Going(content, asyncio.ensure_future(self._done(place, content, work)))
+        # In a context of its own: it is nobody's request, and does not end with the first one's.
+        own = contextvars.Context()
+        own.run(caller.set, caller.get())
+        task = asyncio.get_running_loop().create_task(self._done(place, content, work), context=own)
+        going = _Going(content, task)
         going.task.add_done_callback(lambda _: self._forget(place, going))
         self._going[place] = going
         return going

@@ -38,7 +38,7 @@ class Extra(BaseModel):
     answers: list[Origin]
     """One for each choice."""
     ignored: list[str]
-    """What the request held and nobody read, as it changes no answer."""
+    """Messages and parameters of the request that nobody read, as they change no answer."""
 
 
 class Usage(BaseModel):

@@ -147,6 +147,13 @@ def test_the_whole_head_is_rounded_and_its_rows_are_not(shop: Shop) -> None:
     torch.testing.assert_close(light.logits(h), expected, atol=1e-3, rtol=0.01)
 
 
+def test_what_serves_in_8_bits_has_its_whole_head_in_8_bits(tiny_base_folder: Path) -> None:
+    model = load_base(tiny_base_folder).model
+    served, h = ServedModels.of(model, "int8", DEPTH).reader, torch.randn(4, model.config.hidden).bfloat16()
+    for _ in range(2):
+        assert torch.equal(served.logits(h), model.int8(DEPTH).logits(h))
+
+
 def test_an_answer_in_8_bits_is_the_same_in_company(shop: Shop) -> None:
     # In fp32 what enters the products hardly depends on the company, so that codes are the same.
     model = shop.base.model.int8(DEPTH)

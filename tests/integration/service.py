@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import uvicorn
 
 from fleet.host import Host
@@ -47,3 +49,14 @@ def live_service(shop: Workshop, settings: WebSettings | None = None) -> Iterato
             yield address, backend
     finally:
         live.close()
+
+
+def sent(address: str, body: Any, headers: dict[str, str]) -> socket.socket:
+    """A request on its way; whoever closes the connection goes away."""
+    url = httpx.URL(address)
+    content = json.dumps(body).encode()
+    head = {"content-type": "application/json", "content-length": str(len(content)), **headers}
+    lines = [f"POST /v1/jobs HTTP/1.1\r\nhost: {url.host}\r\n", *(f"{k}: {v}\r\n" for k, v in head.items())]
+    line = socket.create_connection((url.host, url.port or 80))
+    line.sendall("".join(lines).encode() + b"\r\n" + content)
+    return line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 from ray.cluster_utils import Cluster
+from service import sent
 
 from fleet.cli.serve import serve
 from fleet.cluster.serving import ServeArgs, free_port, serving
@@ -248,6 +249,20 @@ def test_a_replica_that_is_killed_under_load_loses_no_job(client: httpx.Client, 
     assert {len(texts) for texts in by_text.values()} == {1}
     until(lambda: len({p.pid for p in replicas(ray_cluster)} - {victims[0].pid}) == 2)
     until(lambda: ready_on(client, "story") == 2)
+
+
+def test_who_shares_a_key_is_answered_though_the_client_that_came_first_goes_away(
+    client: httpx.Client,
+) -> None:
+    body = {"jobs": [{"text": text, "task": "record"} for text in (TEXTS * 34)[:200]]}
+    key = {"Idempotency-Key": "shared"}
+    with ThreadPoolExecutor(1) as pool:
+        with sent(str(client.base_url).rstrip("/"), body, key):
+            second = pool.submit(client.post, "/v1/jobs", json=body, headers=key)
+            assert not wait([second], 1).done, "too little work for this test"
+        answered = second.result(SECONDS)
+    assert answered.status_code == 200
+    assert [each["error"] for each in answered.json()["results"]] == [None] * 200
 
 
 def test_a_registry_that_goes_away_stops_nothing_and_is_followed_when_it_is_back(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -12,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from service import live_service
+from service import live_service, sent
 
 from fleet.engine.decode import Completion, Scheduler
 from fleet.web.settings import WebSettings
@@ -161,6 +160,17 @@ def test_the_same_key_gives_the_same_answer_and_no_other_request_takes_it(client
     assert other.json()["error"]["code"] == "key-reused"
 
 
+def test_half_a_character_is_told_with_a_key_as_without(client: httpx.Client) -> None:
+    body = json.dumps({"text": "half \ud800", "task": "mood"})
+    headers = {"Content-Type": "application/json"}
+    said = [
+        client.post("/v1/jobs", content=body, headers={**headers, **key})
+        for key in ({}, {"Idempotency-Key": "half"})
+    ]
+    assert [response.status_code for response in said] == [422, 422]
+    assert said[0].json()["error"] == said[1].json()["error"]  # one job's own error, as its result has it
+
+
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """No job gets any further until the event is set; the host goes on turning."""
@@ -182,17 +192,6 @@ def until_waiting(client: httpx.Client, jobs: int) -> None:
             return
         gate.wait(0.05)
     raise AssertionError(f"there are never {jobs} jobs waiting")
-
-
-def sent(address: str, body: Any, headers: dict[str, str]) -> socket.socket:
-    """A request on its way; whoever closes the connection goes away."""
-    url = httpx.URL(address)
-    content = json.dumps(body).encode()
-    head = {"content-type": "application/json", "content-length": str(len(content)), **headers}
-    lines = [f"POST /v1/jobs HTTP/1.1\r\nhost: {url.host}\r\n", *(f"{k}: {v}\r\n" for k, v in head.items())]
-    line = socket.create_connection((url.host, url.port or 80))
-    line.sendall("".join(lines).encode() + b"\r\n" + content)
-    return line
 
 
 @pytest.mark.parametrize(("stream", "key"), [(False, {}), (True, {}), (False, {"Idempotency-Key": "left"})])

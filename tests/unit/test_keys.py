@@ -190,6 +190,15 @@ def test_a_ring_requires_keys_from_when_there_is_a_file_and_for_ever(path: Path)
     assert ring.find(secret) is None
 
 
+def test_a_ring_requires_keys_from_a_file_that_came_between_its_source_and_itself(path: Path) -> None:
+    source = KeySource(file=str(path), required=False)
+    secret = add_key(path, "acme")
+    ring = KeyRing(source)
+    assert ring.required
+    assert ring.find(secret) is not None
+    assert ring.find("another") is None
+
+
 def test_a_ring_goes_on_with_its_keys_while_the_file_is_broken(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -243,11 +252,24 @@ async def tell(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": said})
 
 
-def ask(ring: KeyRing, path: str, secret: str | None = None, host: str = "127.0.0.1") -> httpx.Response:
+def ask(
+    ring: KeyRing,
+    path: str,
+    secret: str | None = None,
+    host: str = "127.0.0.1",
+    *,
+    named: str | None = None,
+    root: str = "",
+) -> httpx.Response:
+    """``host`` is the address that it comes to, ``named`` how it was called, ``root`` the prefix of all."""
+    headers = {} if secret is None else {"Authorization": secret}
+    if named is not None:
+        headers["Host"] = named
+
     async def get() -> httpx.Response:
-        transport = httpx.ASGITransport(app=Gate(tell, ring))
+        transport = httpx.ASGITransport(app=Gate(tell, ring), root_path=root)
         async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as client:
-            return await client.get(path, headers={} if secret is None else {"Authorization": secret})
+            return await client.get(path, headers=headers)
 
     return asyncio.run(get())
 
@@ -259,6 +281,26 @@ def test_without_keys_only_loopback_is_answered(path: Path) -> None:
     assert far.status_code == 403
     assert far.json()["error"]["code"] == "keys-needed"
     assert ask(ring, "/healthz", host="192.0.2.7").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("named", "status"),
+    [("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:8000", 200), ("evil.example:8000", 403), ("", 403)],
+)
+def test_without_keys_another_name_for_this_machine_is_not_answered(
+    path: Path, named: str, status: int
+) -> None:
+    ring, _ = ring_of(path, required=False)
+    assert ask(ring, "/v1/jobs", named=named).status_code == status
+
+
+def test_the_gate_reads_paths_below_the_prefix_of_the_interface(path: Path) -> None:
+    whole, scraper = add_key(path, "whole"), add_key(path, "scraper", metrics=True)
+    ring, _ = ring_of(path)
+    assert ask(ring, "/fleet/metrics", f"Bearer {whole}", root="/fleet").status_code == 403
+    assert ask(ring, "/fleet/metrics", f"Bearer {scraper}", root="/fleet").status_code == 200
+    assert ask(ring, "/fleet/healthz", root="/fleet").status_code == 200
+    assert ask(ring, "/fleet/v1/jobs", root="/fleet").status_code == 401
 
 
 def test_the_gate_lets_in_by_key_and_says_what_is_wrong(path: Path) -> None:

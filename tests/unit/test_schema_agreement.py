@@ -112,6 +112,33 @@ def test_a_schema_that_an_answer_may_break_is_told_where(wanted: Any, said: str)
     assert said in str(disagreement(wanted, RECORD))
 
 
+LONG = {"$defs": {str(n): {"$ref": f"#/$defs/{n + 1}"} for n in range(3000)} | {"3000": True}}
+WIDE = {
+    "allOf": [{"allOf": [{"$ref": "#/$defs/many"}] * 100}] * 95,
+    "$defs": {"many": {"enum": [*range(30_000), None]}},
+}
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"required": [["who"]]},
+        {"required": [{}]},
+        {"required": "who"},
+        {"properties": {"who": {"type": [["string"]]}}},
+        {"$ref": "#/$defs/0", **LONG},
+    ],
+)
+def test_what_is_no_schema_does_not_agree_and_breaks_nothing(wanted: Any) -> None:
+    assert disagreement(wanted, RECORD) is not None
+
+
+def test_values_that_are_compared_again_and_again_count_each_time() -> None:
+    given = {"type": "object", "properties": {"x": {"type": "null"}}, "required": ["x"]}
+    found = disagreement({"properties": {"x": WIDE}, "$defs": WIDE["$defs"]}, given)
+    assert found == "it is too large to be compared"
+
+
 def test_a_schema_made_to_be_compared_for_ever_is_given_up() -> None:
     names = [f"n{n}" for n in range(12)]
     defs = {name: {"anyOf": [{"$ref": f"#/$defs/{other}"} for other in names]} for name in names}

@@ -16,20 +16,19 @@ export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 
 /** How the service is: replicas, router, experts. */
 export async function state() {
-  const response = await call("v1/experts", { signal: AbortSignal.timeout(5000) });
-  return response.json();
+  return read(await call("v1/experts", { signal: AbortSignal.timeout(5000) }));
 }
 
 /** The named fields of an expert's jobs. */
 export async function fieldsOf(task) {
   const response = await call(`v1/models/${encodeURIComponent(task)}`, { signal: AbortSignal.timeout(30000) });
-  const { taskfleet } = await response.json();
+  const { taskfleet } = await read(response);
   if (!taskfleet.profile) throw new Failure(0, "unknown", `what ${task} is for cannot be said yet`);
   return taskfleet.profile.fields;
 }
 
 /** The interface's own description. */
-export const description = async () => (await call("openapi.json", {})).json();
+export const description = async () => read(await call("openapi.json", {}));
 
 /** A job's result. `onText` hears every piece of a text that is being written. */
 export async function answer(job, onText, signal) {
@@ -41,12 +40,21 @@ export async function answer(job, onText, signal) {
     body: JSON.stringify(stream ? { ...job, stream } : job),
     signal,
   });
-  if (!response.headers.get("Content-Type").startsWith("text/event-stream")) return response.json();
+  if (!response.headers.get("Content-Type").startsWith("text/event-stream")) return read(response);
   for await (const [name, data] of events(response)) {
     if (name === "text") onText(data);
     if (name === "result") return data;
   }
   throw new Failure(0, "lost", "the connection ended before the answer did");
+}
+
+async function read(response) {
+  try {
+    return await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Failure(0, "lost", "the connection ended before the answer did");
+  }
 }
 
 async function call(path, options) {
