@@ -27,6 +27,7 @@ def listening(app: Any, port: int = 0) -> Iterator[str]:
     with socket.socket() as door:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         door.bind(("127.0.0.1", port))
+        door.listen()  # who comes before the server has begun waits for it
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         thread = threading.Thread(target=server.run, args=([door],), daemon=True)
         thread.start()
