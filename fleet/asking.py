@@ -59,11 +59,11 @@ class Asking:
             # A bare text goes into the one field that there is, whatever its name.
             fields = {spec.prompt.fields[0]: next(iter(fields.values()))}
         text = render_job(spec.prompt, fields)
-        state = ticket.state
-        assert state is not None
-        if text != ticket.text:
+        state = ticket.state if text == ticket.text else ticket.readings.get(text)
+        if state is None:
             ids = self._renderer.job_ids(text)
             (state,) = run_trunk(self._model, self._depth, [ids])
+            ticket.readings[text] = state
         if len(state.ids) > spec.max_input_tokens:
             raise JobError(
                 f"the job has {len(state.ids)} tokens, {spec.name} takes {spec.max_input_tokens}: "

@@ -2,7 +2,8 @@
 
 A version that takes over from another one does so when it is in memory; until then, and if it must not
 answer, the old one goes on. A task without a version so far has the new one at once, and its jobs wait for
-it. What fails is tried again, later each time. Knows nothing of jobs, of registries or of polling.
+it. What fails is tried again, later each time, and at once when somebody wants it anew. Challengers come
+last of all, and only where somebody shadows. Knows nothing of jobs, of registries or of polling.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+from fleet.comparison import Comparison
 from fleet.errors import FleetError
 from fleet.host import Host, LoadedRouter
 from fleet.loaded import CheckedExpert
 from fleet.registry.version import VersionInfo
 from fleet.roster import Roster
+from fleet.shadow import Shadow
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,34 @@ class Standing:
     """Why the wanted version must not answer; empty if it may, as far as is known."""
 
 
+@dataclass(frozen=True, slots=True)
+class RouterStanding:
+    """How a host stands to the router."""
+
+    wanted: int | None = None
+    """The version that the roster names."""
+    version: int | None = None
+    """The version that decides."""
+    reason: str = ""
+    """Why the wanted version does not decide; empty if it does, or is to be checked still."""
+    tasks: tuple[str, ...] = ()
+    """Those that it can route to if they have a champion."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengerStanding:
+    """How a host that shadows stands to one task's challenger."""
+
+    task: str
+    version: int
+    digest: str
+    state: State
+    reason: str
+    """Why it is not asked."""
+    comparison: Comparison | None
+    """With the champion that answers now."""
+
+
 @dataclass(slots=True)
 class _Retry:
     attempts: int = 0
@@ -57,8 +88,8 @@ class _Wishes:
     """What is still to be done; guarded by the follower's lock."""
 
     roster: Roster = field(default_factory=lambda: Roster({}, None))
-    needed: dict[str, VersionInfo] = field(default_factory=dict)
-    """By digest, in the order in which jobs asked."""
+    needed: dict[tuple[str, str], VersionInfo] = field(default_factory=dict)
+    """In the order in which jobs asked."""
 
 
 class Follower:
@@ -70,16 +101,21 @@ class Follower:
         post: Callable[[Callable[[], None]], None],
         *,
         clock: Callable[[], float] = time.monotonic,
+        shadow: Shadow | None = None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """``post`` has a call made by the host's thread, in order."""
+        """``post`` has a call made by the host's thread, in order; ``on_change`` is called by it too."""
         self._host = host
         self._post = post
         self._clock = clock
+        self._shadow = shadow
+        self._on_change = on_change
         self._wishes = _Wishes()
-        self._retries: dict[str, _Retry] = {}
+        self._retries: dict[tuple[str, str], _Retry] = {}
         self._router: VersionInfo | None = None
         """The router that is in place."""
-        self._router_retry = _Retry()
+        self._router_fault = ""
+        """Why the one that is wanted is not."""
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="fleet-follower", daemon=True)
@@ -89,7 +125,7 @@ class Follower:
         self._wishes.roster = roster
         self._take_over(roster)
         if roster.router is not None:
-            self._check_router(roster.router)
+            self._check_router(roster.router)()
         self._thread.start()
 
     def close(self) -> None:
@@ -103,6 +139,10 @@ class Follower:
     def follow(self, roster: Roster) -> None:
         """Want these champions and this router; any thread may say so."""
         with self._changed:
+            for info in _wanted_anew(self._wishes.roster, roster):
+                if info.key in self._retries or self._host.fault(info) is not None:
+                    # Whoever sets an alias means now, whatever became of this version before.
+                    self._retries[info.key] = _Retry()
             self._wishes.roster = roster
             self._changed.notify()
         self._post(lambda: self._take_over(roster))
@@ -110,7 +150,7 @@ class Follower:
     def need(self, info: VersionInfo) -> None:
         """A job waits for this version."""
         with self._changed:
-            self._wishes.needed.setdefault(info.digest or info.label, info)
+            self._wishes.needed.setdefault(info.key, info)
             self._changed.notify()
 
     def standings(self) -> list[Standing]:
@@ -124,7 +164,7 @@ class Follower:
         state: State = "waiting"
         if live is not None and self._host.fault(live) is not None:
             state = "quarantined"
-        elif live is not None and live.digest in self._host.experts:
+        elif live is not None and self._host.holds(live):
             state = "ready"
         return Standing(
             info.task,
@@ -134,6 +174,29 @@ class Follower:
             state,
             fault,
         )
+
+    def router(self) -> RouterStanding:
+        """How the router stands."""
+        wanted, live = self._wishes.roster.router, self._host.router
+        return RouterStanding(
+            None if wanted is None else wanted.version,
+            None if live is None else live.version,
+            self._router_fault,
+            () if live is None else live.router.tasks,
+        )
+
+    def challengers(self) -> list[ChallengerStanding]:
+        """How each challenger stands; none where nobody shadows."""
+        shadow = self._shadow
+        if shadow is None:
+            return []
+        standings = []
+        for info in dict(shadow.challengers).values():
+            fault = shadow.fault(info) or ""
+            state: State = "quarantined" if fault else "ready" if shadow.holds(info) else "waiting"
+            compared = shadow.comparison(info.task)
+            standings.append(ChallengerStanding(info.task, info.version, info.digest, state, fault, compared))
+        return standings
 
     # ---- in the follower's thread
 
@@ -154,33 +217,45 @@ class Follower:
                 time.sleep(FIRST_RETRY)
 
     def _next(self) -> Callable[[], None] | None:
+        """What to do now: promotions first, then what jobs wait for, then what may be needed one day."""
         wishes, host = self._wishes, self._host
+        champions = wishes.roster.champions.values()
+        for info in champions:
+            live = host.champions.get(info.task)
+            if live is not None and not _same(live, info) and self._to_check(info):
+                return partial(self._check, info)
         while wishes.needed:
             info = wishes.needed.pop(next(iter(wishes.needed)))
-            if info.digest not in host.experts and host.fault(info) is None:
+            if not host.holds(info) and host.fault(info) is None:
                 return partial(self._check, info)
         router = wishes.roster.router
-        if router is not None and not _same(router, self._router) and self._clock() >= self._router_retry.at:
-            return partial(self._check_router, router)
-        for info in wishes.roster.champions.values():
-            live = host.champions.get(info.task)
-            replaces = live is not None and not _same(live, info)
-            if host.fault(info) is not None:
-                if self._due(info):
-                    return partial(self._check, info)
-            elif info.digest not in host.experts and (replaces or not host.experts.full):
+        if router is not None and not _same(router, self._router) and self._due(router, at_first=True):
+            return lambda: self._post(self._check_router(router))
+        for info in champions:
+            if self._to_check(info) and (host.fault(info) is not None or not host.experts.full):
                 return partial(self._check, info)
+        if self._shadow is not None:
+            for info in dict(self._shadow.challengers).values():
+                failed = self._shadow.fault(info) is not None
+                known = not self._due(info) if failed else self._shadow.holds(info)
+                if not known and not self._shadow.full:
+                    return partial(self._check_challenger, info, self._shadow)
         return None
 
-    def _due(self, info: VersionInfo) -> bool:
+    def _to_check(self, info: VersionInfo) -> bool:
+        return self._due(info) if self._host.fault(info) is not None else not self._host.holds(info)
+
+    def _due(self, info: VersionInfo, *, at_first: bool = False) -> bool:
         """Whether a version that failed is to be tried again; one that failed at work waits from now."""
-        retry = self._retries.get(info.digest)
+        retry = self._retries.get(info.key)
         if retry is None:
-            self._put_off(self._retries.setdefault(info.digest, _Retry()))
-            return False
+            if not at_first:
+                self._put_off(info)
+            return at_first
         return self._clock() >= retry.at
 
-    def _put_off(self, retry: _Retry) -> None:
+    def _put_off(self, info: VersionInfo) -> None:
+        retry = self._retries.setdefault(info.key, _Retry())
         retry.at = self._clock() + min(LONGEST_RETRY, FIRST_RETRY * 2**retry.attempts)
         retry.attempts += 1
 
@@ -188,25 +263,36 @@ class Follower:
         try:
             checked = self._host.check(info)
         except FleetError as error:
-            self._put_off(self._retries.setdefault(info.digest, _Retry()))
+            self._put_off(info)
             reason = str(error)
-            self._post(lambda: self._host.quarantine(info, reason))
+            self._post(lambda: self._refuse(info, reason))
         else:
-            self._retries.pop(info.digest, None)
+            self._retries.pop(info.key, None)
             self._post(lambda: self._put_in_place(info, checked))
 
-    def _check_router(self, info: VersionInfo) -> None:
-        host = self._host
+    def _check_challenger(self, info: VersionInfo, shadow: Shadow) -> None:
         try:
-            loaded = host.check_router(info)
+            checked = self._host.check(info)
         except FleetError as error:
-            self._put_off(self._router_retry)
+            self._put_off(info)
+            reason = str(error)
+            self._post(lambda: shadow.quarantine(info, reason))
+        else:
+            self._retries.pop(info.key, None)
+            self._post(lambda: shadow.add(info, checked))
+        self._post(self._on_change)
+
+    def _check_router(self, info: VersionInfo) -> Callable[[], None]:
+        """Check a router; what is to be done in the host's thread then."""
+        try:
+            loaded = self._host.check_router(info)
+        except FleetError as error:
+            self._put_off(info)
             reason = str(error)
             log.error("router version %d cannot be used: %s", info.version, reason)
-            self._post(lambda: setattr(host, "router_fault", reason))
-        else:
-            self._router, self._router_retry = info, _Retry()
-            self._post(lambda: self._put_router(loaded))
+            return lambda: self._refuse_router(info, reason)
+        self._retries.pop(info.key, None)
+        return lambda: self._put_router(info, loaded)
 
     def _settle(self) -> None:
         """Wait until the host's thread has done what was posted, or what is next would be decided blindly."""
@@ -219,22 +305,35 @@ class Follower:
 
     def _take_over(self, roster: Roster) -> None:
         """What needs no check: new tasks, tasks that go, versions that are in memory still."""
-        champions = self._host.champions
-        for task in [task for task in champions if task not in roster.champions]:
+        host = self._host
+        for task in [task for task in host.champions if task not in roster.champions]:
             log.info("%s has no champion any more", task)
-            del champions[task]
+            del host.champions[task]
         for task, info in roster.champions.items():
-            if task not in champions or info.digest in self._host.experts:
+            passed = None if self._shadow is None else self._shadow.checked(info)
+            if passed is not None and not host.holds(info) and host.fault(info) is None:
+                host.add(passed)  # a challenger has passed the same checks
+            if task not in host.champions or (host.holds(info) and host.fault(info) is None):
                 self._put(info)
+        if self._shadow is not None:
+            self._shadow.want(roster.challengers)
         if roster.router is None:
-            self._router = None
-            self._host.router, self._host.router_fault = None, "there is no router yet"
+            self._router, self._router_fault = None, ""
+            host.router, host.router_fault = None, "there is no router yet"
+        elif _same(roster.router, self._router):
+            self._router_fault = ""
+        self._on_change()
 
     def _put_in_place(self, info: VersionInfo, checked: CheckedExpert) -> None:
         self._host.add(checked)
         wanted = self._wishes.roster.champions.get(info.task)
         if wanted is not None and _same(wanted, info):
             self._put(info)
+        self._on_change()
+
+    def _refuse(self, info: VersionInfo, reason: str) -> None:
+        self._host.quarantine(info, reason)
+        self._on_change()
 
     def _put(self, info: VersionInfo) -> None:
         live = self._host.champions.get(info.task)
@@ -243,10 +342,29 @@ class Follower:
             log.info("%s version %d takes over from %s", info.task, info.version, before)
             self._host.champions[info.task] = info
 
-    def _put_router(self, loaded: LoadedRouter) -> None:
-        if self._wishes.roster.router is not None:
+    def _put_router(self, info: VersionInfo, loaded: LoadedRouter) -> None:
+        wanted = self._wishes.roster.router
+        if wanted is not None and _same(wanted, info):
             log.info("router version %d takes over", loaded.version)
-            self._host.router = loaded
+            self._host.router, self._router, self._router_fault = loaded, info, ""
+            self._on_change()
+
+    def _refuse_router(self, info: VersionInfo, reason: str) -> None:
+        wanted = self._wishes.roster.router
+        if wanted is not None and _same(wanted, info):
+            self._router_fault = reason
+            if self._host.router is None:
+                self._host.router_fault = reason
+            self._on_change()
+
+
+def _wanted_anew(before: Roster, after: Roster) -> list[VersionInfo]:
+    """Versions that have an alias which they did not have."""
+    anew = [i for task, i in after.champions.items() if not _same(i, before.champions.get(task))]
+    anew += [i for task, i in after.challengers.items() if not _same(i, before.challengers.get(task))]
+    if after.router is not None and not _same(after.router, before.router):
+        anew.append(after.router)
+    return anew
 
 
 def _same(one: VersionInfo, other: VersionInfo | None) -> bool:

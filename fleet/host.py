@@ -42,6 +42,8 @@ from fleet.ticket import Ticket
 log = logging.getLogger(__name__)
 
 BATCH_JOBS = 64
+ROWS = 32
+"""Parts that one step takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +85,12 @@ class Host:
         self._cache = cache
         self._depth = depth
         self._models = _served(base, weights, depth)
-        self._asking = Asking(base, self._models.reader, depth, max_tokens)
-        self._faults: dict[str, str] = {}
-        self._profiles: dict[str, Profile] = {}
+        self.asking = Asking(base, self._models.reader, depth, max_tokens)
+        self._faults: dict[tuple[str, str], str] = {}
+        """Why versions must not answer, by what they are known by."""
+        self._profiles: dict[tuple[str, str], Profile] = {}
         """By content, of all versions that were asked about; some hundred bytes each."""
-        self._scheduler = self._fresh_scheduler()
+        self._scheduler = self.scheduler(self.experts)
         self._flying: dict[str, Part] = {}
         self._numbers = count()
 
@@ -136,35 +139,45 @@ class Host:
         info = self.champions.get(task)
         if info is None or self.fault(info) is not None:
             return None
-        if _key(info) not in self._profiles:
+        if info.key not in self._profiles:
             try:
-                self._profiles[_key(info)] = read_profile(self._registry, self._cache, info)
+                self._profiles[info.key] = read_profile(self._registry, self._cache, info)
             except FleetError as error:
                 log.warning("what %s is for cannot be told: %s", info.label, error)
                 return None
-        return replace(self._profiles[_key(info)], version=info.version)
+        return replace(self._profiles[info.key], version=info.version)
 
     def check_router(self, info: VersionInfo) -> LoadedRouter:
         """Fetch and check a router; any thread may. Raises ``FleetError`` when it must not decide."""
-        router = load_router(self._registry.fetch(info, self._cache), digest=info.digest)
-        router.check_base(self.base.fingerprint)
+        try:
+            router = load_router(self._registry.fetch(info, self._cache), digest=info.digest)
+            router.check_base(self.base.fingerprint)
+        except FleetError:
+            raise
+        except Exception as error:  # as for an expert: it must not stop the others from being followed
+            raise FleetError(f"{type(error).__name__}: {error}") from error
         return LoadedRouter(router, info.version)
 
     def add(self, checked: CheckedExpert) -> None:
         """Give a checked expert its place; whatever was said against this very artifact is forgotten."""
-        self._faults.pop(checked.digest, None)
+        self._faults.pop((checked.card.task, checked.digest), None)
         self.experts.add(checked)
         self._scheduler.rebank(self.experts.bank)
 
     def quarantine(self, info: VersionInfo, reason: str) -> None:
         """No job is given to this version any more; those that it is answering go on."""
-        self._faults[_key(info)] = reason
-        self.experts.drop(info.digest)
-        log.error("%s is quarantined: %s", info.task, reason)
+        self._faults[info.key] = reason
+        if self.holds(info):
+            self.experts.drop(info.digest)
+        log.error("%s is quarantined: %s", info.label, reason)
 
     def fault(self, info: VersionInfo) -> str | None:
         """Why this version must not answer; None as far as is known."""
-        return self._faults.get(_key(info))
+        return self._faults.get(info.key)
+
+    def holds(self, info: VersionInfo) -> bool:
+        """Whether it is in memory and checked as what it is: a copy of another task's expert is not."""
+        return self.experts.holds(info.digest, info.task)
 
     @property
     def quarantined(self) -> Mapping[str, str]:
@@ -208,8 +221,8 @@ class Host:
         return explain(router, state.means, neighbours=neighbours)
 
     def _load(self, infos: Sequence[VersionInfo]) -> None:
-        for info in {_key(info): info for info in infos}.values():
-            if info.digest in self.experts or self.fault(info) is not None:
+        for info in {info.key: info for info in infos}.values():
+            if self.holds(info) or self.fault(info) is not None:
                 continue
             try:
                 self.add(self.check(info))
@@ -239,13 +252,13 @@ class Host:
         """Give an expert in memory its part of a job; it runs with the next step, or has failed already."""
         info = ticket.versions[task]
         fault = self.fault(info)
-        expert = self.experts.get(info.digest)
+        expert = self.experts.get(info.digest) if self.holds(info) else None
         if fault is not None or expert is None:
             ticket.fail(task, f"{task} is quarantined: {fault or 'it is not in memory'}", "quarantined")
             return
         name = str(next(self._numbers))
         try:
-            request = self._asking.request(ticket, expert, name)
+            request = self.asking.request(ticket, expert, name)
         except FormError as error:
             ticket.fail(task, str(error), "other-form")
             return
@@ -259,6 +272,11 @@ class Host:
         self.experts.pin(info.digest)
         self._flying[name] = Part(ticket, task, len(request.state.ids))
         self._scheduler.submit(request)
+
+    @property
+    def depth(self) -> int:
+        """Trunk layers."""
+        return self._depth
 
     @property
     def busy(self) -> bool:
@@ -302,11 +320,13 @@ class Host:
         for part in self._flying.values():
             self.experts.unpin(part.info.digest)
         self._flying.clear()
-        self._scheduler = self._fresh_scheduler()
+        self._scheduler = self.scheduler(self.experts)
         return lost
 
-    def _fresh_scheduler(self) -> Scheduler:
-        return Scheduler(self._models.reader, self.experts.bank, self._depth, decoder=self._models.decoder)
+    def scheduler(self, experts: LoadedExperts, *, rows: int = ROWS) -> Scheduler:
+        """An empty one over these experts, in the weights that answer here."""
+        models = self._models
+        return Scheduler(models.reader, experts.bank, self._depth, max_rows=rows, decoder=models.decoder)
 
     def _read(self, ticket: Ticket) -> None:
         job = ticket.job
@@ -319,7 +339,7 @@ class Host:
                 if task not in self.champions:
                     ticket.refuse(self._no_such_task(task, job), "unknown-task")
                     return
-            self._asking.read(ticket)
+            self.asking.read(ticket)
         except JobError as error:
             ticket.refuse(str(error), "bad-job")
 
@@ -379,11 +399,6 @@ class Host:
                 )
             )
         self.experts.unpin(info.digest)
-
-
-def _key(info: VersionInfo) -> str:
-    """What a version is known by here: its content, and without a digest nothing but its own name."""
-    return info.digest or info.label
 
 
 def _served(base: Base, weights: Weights, depth: int) -> ServedModels:

@@ -12,16 +12,17 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fleet.errors import OverloadError
 from fleet.fair import FairQueue
-from fleet.following import Follower, Standing
+from fleet.following import ChallengerStanding, Follower, RouterStanding, Standing
 from fleet.host import Host
 from fleet.job import FaultCode, Job, Result
 from fleet.pace import Pace
 from fleet.profile import Profile
 from fleet.roster import Roster
+from fleet.shadow import Shadow
 from fleet.ticket import Ticket
 
 log = logging.getLogger(__name__)
@@ -71,14 +72,23 @@ class LiveState:
     """Jobs that have come and have no result yet."""
     queued: dict[str, int]
     """Of them, by task, as far as it is known."""
+    router: RouterStanding = field(default_factory=RouterStanding)
+    challengers: tuple[ChallengerStanding, ...] = ()
 
 
 class LiveHost:
     """Runs a host in a thread of its own between ``open`` and ``close``."""
 
     def __init__(
-        self, host: Host, limits: Limits | None = None, *, clock: Callable[[], float] = time.monotonic
+        self,
+        host: Host,
+        limits: Limits | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        shadow: Shadow | None = None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
+        """``shadow`` is this host's; ``on_change`` is called by the host's thread when versions change."""
         self._host = host
         self._limits = limits or Limits()
         self._clock = clock
@@ -92,7 +102,8 @@ class LiveHost:
         self._queue: FairQueue[tuple[Errand, str]] = FairQueue()
         self._closed = False
         self._pace = Pace()
-        self._follower = Follower(host, self._post, clock=clock)
+        self._shadow = shadow
+        self._follower = Follower(host, self._post, clock=clock, shadow=shadow, on_change=on_change)
         self._thread = threading.Thread(target=self._run, name="fleet-host", daemon=True)
 
     def open(self, roster: Roster) -> None:
@@ -166,6 +177,8 @@ class LiveHost:
                 self._host.router_fault if router is None else "",
                 waiting,
                 dict(self._per_task),
+                self._follower.router(),
+                tuple(self._follower.challengers()),
             )
 
     def _post(self, call: Callable[[], None]) -> None:
@@ -184,7 +197,7 @@ class LiveHost:
     def _run(self) -> None:
         while True:
             with self._woken:
-                if not (self._posted or self._arrived or self._host.busy or self._closed):
+                if not (self._posted or self._arrived or self._host.busy or self._idling or self._closed):
                     self._woken.wait(IDLE_SECONDS)
                 if self._closed:
                     break
@@ -212,6 +225,13 @@ class LiveHost:
         for ticket in self._host.step() if self._host.busy else ():
             self._end(ticket)
         self._tell()
+        if self._shadow is not None and self._idling:
+            self._shadow.step()
+
+    @property
+    def _idling(self) -> bool:
+        """Whether a challenger may be asked something: no job is there that it could hold up."""
+        return self._shadow is not None and self._shadow.busy and not self._errands
 
     def _expire(self) -> None:
         now = self._clock()
@@ -264,7 +284,7 @@ class LiveHost:
             info = ticket.versions[task]
             self._host.experts.pin(info.digest)  # so that it is there when its turn comes
             self._queue.put(task, (errand, task), len(ticket.ids))
-            if info.digest not in self._host.experts and self._host.fault(info) is None:
+            if not self._host.holds(info) and self._host.fault(info) is None:
                 self._follower.need(info)
         if ticket.ended:
             self._end(ticket)
@@ -285,7 +305,7 @@ class LiveHost:
 
     def _ready(self, part: tuple[Errand, str]) -> bool:
         info = part[0].ticket.versions[part[1]]
-        return info.digest in self._host.experts or self._host.fault(info) is not None
+        return self._host.holds(info) or self._host.fault(info) is not None
 
     def _tell(self) -> None:
         with self._woken:
@@ -340,3 +360,5 @@ class LiveHost:
             errand.on_end(result)
         except Exception:
             log.exception("nobody takes the result of job %s", result.id)
+        if self._shadow is not None:
+            self._shadow.offer(ticket)

@@ -95,6 +95,11 @@ class LoadedExperts:
     def __contains__(self, digest: object) -> bool:
         return digest in self._experts
 
+    def holds(self, digest: str, task: str) -> bool:
+        """Whether this expert is here, and is one for ``task``."""
+        expert = self._experts.get(digest)
+        return expert is not None and expert.checked.card.task == task
+
     def get(self, digest: str) -> LoadedExpert | None:
         """The expert, which counts as used now."""
         if digest in self._experts:

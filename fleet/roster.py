@@ -1,10 +1,10 @@
-"""Who is champion at one moment, the router included. Knows nothing of what they hold."""
+"""Who is champion and challenger at one moment, the router included. Knows nothing of what they hold."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -16,23 +16,31 @@ from fleet.registry.version import VersionInfo
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """The champions by task, and the router beside them."""
+    """The champions by task, the router beside them, and who would like to be champion."""
 
     champions: Mapping[str, VersionInfo]
     router: VersionInfo | None
+    challengers: Mapping[str, VersionInfo] = field(default_factory=dict)
+    """By task; only beside a champion, and never with the same content."""
 
     @classmethod
     def read(cls, registry: Registry) -> Roster:
         """As the aliases are now. Raises ``RegistryError``."""
-        champions = registry.champions()
+        champions, challengers = registry.champions_and_challengers()
         router = champions.pop(ROUTER, None)
-        return cls(champions, router)
+        rivals = {
+            task: info
+            for task, info in challengers.items()
+            if task in champions and champions[task].key != info.key
+        }
+        return cls(champions, router, rivals)
 
     @property
     def name(self) -> str:
         """The same for two rosters exactly when they want the same versions."""
-        infos = [*self.champions.values(), *([] if self.router is None else [self.router])]
-        known = [(info.task, info.version, info.digest) for info in infos]
+        parts = [self.champions.values(), [] if self.router is None else [self.router]]
+        parts.append(self.challengers.values())
+        known = [[(info.task, info.version, info.digest) for info in part] for part in parts]
         return hashlib.sha256(repr(known).encode()).hexdigest()
 
     def write(self, path: Path) -> None:

@@ -32,6 +32,8 @@ class Ticket:
     text: str = ""
     ids: list[int] = field(default_factory=list)
     state: TrunkState | None = None
+    readings: dict[str, TrunkState] = field(default_factory=dict)
+    """Of the same fields in another order, by how they are rendered then."""
     decision: Decision | None = None
     router_version: int | None = None
     """Of the router that decided; None if none was asked."""

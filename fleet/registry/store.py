@@ -246,29 +246,39 @@ class Registry:
         One search call; a version never seen before costs one more. Its tags are those of the
         first sight; its digest cannot change.
         """
-        return self._aliased(self.champion_alias)
+        return self._aliased(self.champion_alias)[0]
 
     def challengers(self) -> dict[str, VersionInfo]:
-        return self._aliased(self.challenger_alias)
+        return self._aliased(self.challenger_alias)[0]
+
+    def champions_and_challengers(self) -> tuple[dict[str, VersionInfo], dict[str, VersionInfo]]:
+        """Both of one moment, in one search call."""
+        champions, challengers = self._aliased(self.champion_alias, self.challenger_alias)
+        return champions, challengers
 
     def tasks(self) -> list[str]:
         """Names of all registered experts of this fleet, sorted."""
         with self._asking("list the registered models") as client:
             return sorted(m.name for m in self._models(client) if m.tags.get("kind") == "expert")
 
-    def _aliased(self, alias: str) -> dict[str, VersionInfo]:
-        with self._asking(f"list all versions with the alias {alias}") as client:
-            found: dict[str, VersionInfo] = {}
-            for model in self._models(client):
-                number = model.aliases.get(alias)
-                if number is None:
-                    continue
-                key = (model.name, int(model.creation_timestamp), int(number))
-                if key not in self._seen:
-                    entry = client.get_model_version(model.name, str(number))
-                    self._seen[key] = version_info(entry, entry.aliases)
-                found[model.name] = self._seen[key]
-            return dict(sorted(found.items()))
+    def _aliased(self, *aliases: str) -> list[dict[str, VersionInfo]]:
+        with self._asking(f"list all versions with the alias {' or '.join(aliases)}") as client:
+            models = sorted(self._models(client), key=lambda model: str(model.name))
+            return [
+                {
+                    model.name: self._at_first_sight(client, model, int(model.aliases[alias]))
+                    for model in models
+                    if alias in model.aliases
+                }
+                for alias in aliases
+            ]
+
+    def _at_first_sight(self, client: Any, model: Any, number: int) -> VersionInfo:
+        key = (model.name, int(model.creation_timestamp), number)
+        if key not in self._seen:
+            entry = client.get_model_version(model.name, str(number))
+            self._seen[key] = version_info(entry, entry.aliases)
+        return self._seen[key]
 
     def _models(self, client: Any) -> list[Any]:
         models: list[Any] = []

@@ -31,6 +31,14 @@ class VersionInfo:
     def label(self) -> str:
         return f"{self.task} version {self.version}"
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What it is known by where it is served: its task and its content, without a digest its number.
+
+        The task belongs to it: a copy under another task's name is not that task's expert.
+        """
+        return self.task, self.digest or str(self.version)
+
 
 def version_info(entry: Any, aliases: Sequence[str]) -> VersionInfo:
     """``entry`` is MLflow's ``ModelVersion``; one that was made by hand may lack every tag of ours."""
