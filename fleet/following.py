@@ -73,8 +73,10 @@ class ChallengerStanding:
     state: State
     reason: str
     """Why it is not asked."""
+    champion: int
+    """The champion's version that answers; 0 if there is none for a moment."""
     comparison: Comparison | None
-    """With the champion that answers now."""
+    """With that champion."""
 
 
 @dataclass(slots=True)
@@ -194,8 +196,18 @@ class Follower:
         for info in dict(shadow.challengers).values():
             fault = shadow.fault(info) or ""
             state: State = "quarantined" if fault else "ready" if shadow.holds(info) else "waiting"
-            compared = shadow.comparison(info.task)
-            standings.append(ChallengerStanding(info.task, info.version, info.digest, state, fault, compared))
+            live = self._host.champions.get(info.task)
+            standings.append(
+                ChallengerStanding(
+                    info.task,
+                    info.version,
+                    info.digest,
+                    state,
+                    fault,
+                    0 if live is None else live.version,
+                    None if live is None else shadow.comparison(live, info),
+                )
+            )
         return standings
 
     # ---- in the follower's thread

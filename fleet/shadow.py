@@ -110,11 +110,8 @@ class Shadow:
         """Why this challenger is not asked; None as far as is known."""
         return self._faults.get(info.key)
 
-    def comparison(self, task: str) -> Comparison | None:
-        """How the task's challenger compares with its champion; None before the first job. Any thread may."""
-        champion, challenger = self._host.champions.get(task), self.challengers.get(task)
-        if champion is None or challenger is None:
-            return None
+    def comparison(self, champion: VersionInfo, challenger: VersionInfo) -> Comparison | None:
+        """How the two compare; None before the first job. Any thread may ask."""
         return self._sums.get(Pair.of(champion, challenger))
 
     # ---- jobs

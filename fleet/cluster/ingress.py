@@ -97,6 +97,9 @@ class ReplicaBackend:
         state: ServiceState = await self._watcher.state.remote()
         return state
 
+    async def hint(self) -> None:
+        await self._watcher.hint.remote()
+
 
 def _retrying() -> AsyncRetrying:
     return AsyncRetrying(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +22,13 @@ from fleet.loaded import EXPERT_BYTES
 from fleet.profile import Profile
 from fleet.project import Project
 from fleet.roster import Roster
+from fleet.shadow import Shadow
 from fleet.stores import artifact_cache, open_base, open_registry
 
 log = logging.getLogger(__name__)
+
+NEWS_SECONDS = 0.1
+"""Least pause between two pieces of news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class ReplicaSettings:
     room: int = EXPERT_BYTES
     max_tokens: int = ROUTED_TOKENS
     limits: Limits = field(default_factory=Limits)
+    shadow: float = 0.0
+    """Share of the jobs that challengers are asked too."""
 
 
 class Replica:
@@ -49,9 +55,13 @@ class Replica:
         roster: Roster | None = await watcher.first.remote()
         if roster is None:
             raise ClusterError("the registry cannot be asked and nothing is known of an earlier time")
-        self._live = await asyncio.to_thread(_begin, settings, roster)
+        loop, self._news = asyncio.get_running_loop(), asyncio.Event()
+        self._live = await asyncio.to_thread(
+            _begin, settings, roster, lambda: loop.call_soon_threadsafe(self._news.set)
+        )
         self._awaited = AwaitedHost(self._live)
         self._talking = asyncio.create_task(self._talk(roster.name))
+        self._telling = asyncio.create_task(self._tell())
 
     async def answer(self, jobs: Sequence[Job], top: int = 1, seconds: float | None = None) -> list[Result]:
         return await self._awaited.answer(jobs, top=top, seconds=seconds)
@@ -78,8 +88,21 @@ class Replica:
                 self._live.follow(roster)
                 known = roster.name
 
+    async def _tell(self) -> None:
+        """Say at once what has changed here; the long poll would say it a little later."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            try:
+                await self._watcher.report.remote(self._name, await asyncio.to_thread(self._live.state))
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                log.warning("the watcher does not answer: %s", error)
+            await asyncio.sleep(NEWS_SECONDS)
 
-def _begin(settings: ReplicaSettings, roster: Roster) -> LiveHost:
+
+def _begin(settings: ReplicaSettings, roster: Roster, on_change: Callable[[], None]) -> LiveHost:
     torch.set_num_threads(settings.threads)
     project = Project.find(settings.root)
     host = Host(
@@ -91,6 +114,7 @@ def _begin(settings: ReplicaSettings, roster: Roster) -> LiveHost:
         room=settings.room,
         max_tokens=settings.max_tokens,
     )
-    live = LiveHost(host, settings.limits)
+    shadow = Shadow(host, settings.shadow) if settings.shadow else None
+    live = LiveHost(host, settings.limits, shadow=shadow, on_change=on_change)
     live.open(roster)
     return live

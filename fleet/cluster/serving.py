@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
@@ -24,6 +24,8 @@ from fleet.web.keys import KeySource
 from fleet.web.settings import WebSettings
 
 APPLICATION = "taskfleet"
+HINT_SECRET = "FLEET_HINT_SECRET"
+"""In the environment: with what MLflow signs its webhook's deliveries."""
 ONGOING_PER_REPLICA = 64
 """Requests that a replica works on at a time; its own queue is bounded in jobs."""
 
@@ -58,15 +60,26 @@ class ServeArgs(BaseModel):
     """File of the API keys, from the project's folder, where the ingress runs. If not given: what
     FLEET_API_KEYS holds, else .fleet/keys.json if there is one. Without any, only what comes to a loopback
     address is answered, whatever ``http_options`` says."""
+    shadow: float = Field(default=0.0, ge=0, le=1)
+    """Share of the jobs that challengers are asked too, when nothing else is to be done."""
+    hint_secret: SecretStr = SecretStr("")
+    """With which MLflow signs its webhook's deliveries; if not given, ``FLEET_HINT_SECRET``."""
 
 
 def application(args: ServeArgs) -> serve.Application:
     """What ``serve deploy`` builds from a config file and ``fleet serve`` runs."""
     limits = Limits(args.max_jobs, args.max_jobs_per_task, args.seconds)
     settings = ReplicaSettings(
-        args.root, args.weights, args.threads, max_tokens=args.max_tokens, limits=limits
+        args.root,
+        args.weights,
+        args.threads,
+        max_tokens=args.max_tokens,
+        limits=limits,
+        shadow=args.shadow,
     )
-    web = WebSettings(args.max_body, KeySource.of(args.root, args.keys, os.environ))
+    secret = args.hint_secret.get_secret_value() or os.environ.get(HINT_SECRET, "")
+    keys = KeySource.of(args.root, args.keys, os.environ)
+    web = WebSettings(args.max_body, keys, hint_secret=secret)
     watcher = serve.deployment(Watcher).options(
         name="watcher", max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0}
     )

@@ -1,18 +1,19 @@
 """The one who asks the registry who is champion, tells the replicas, and hears from them how they stand.
 
-Replicas ask with a long poll that doubles as their sign of life. A registry that does not answer changes
-nothing: what was known last goes on, also for replicas that begin meanwhile and for a watcher that starts
-anew. Knows nothing of jobs.
+Replicas ask with a long poll that doubles as their sign of life. Polling is the truth; a hint only makes the
+next look come at once. A registry that does not answer changes nothing: what was known last goes on, also
+for replicas that begin meanwhile and for a watcher that starts anew. Knows nothing of jobs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from fleet.cluster.tags import VersionTags
 from fleet.errors import FleetError
 from fleet.live import LiveState
 from fleet.project import Project
@@ -29,21 +30,16 @@ REPORT_SECONDS = 2.0
 """Longest that a replica waits for news; then it asks again."""
 SILENT_SECONDS = 4 * REPORT_SECONDS
 """After which a replica counts as gone."""
-SERVING_TAG = "serving"
-"""Tag of a version in MLflow that must not answer; its value says why."""
+GONE = 32
+"""Replicas of which it is remembered what they compared."""
+HINT_SECONDS = 0.2
+"""Least pause between two looks, however many hints come."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Report:
     state: LiveState
     at: float
-
-
-@dataclass(slots=True)
-class _Tagged:
-    """What versions were tagged with, so that it is written once."""
-
-    reasons: dict[tuple[str, int], str] = field(default_factory=dict)
 
 
 class Watcher:
@@ -58,8 +54,11 @@ class Watcher:
         """For a watcher that starts while the registry is away."""
         self._fault = ""
         self._changed = asyncio.Event()
+        self._hinted = asyncio.Event()
         self._reports: dict[str, _Report] = {}
-        self._tagged = _Tagged()
+        self._gone: dict[str, LiveState] = {}
+        """What replicas said last that are not heard of any more."""
+        self._tags = VersionTags(self._registry)
         self._started = time.time()
         self._roster: Roster | None = Roster.kept(self._kept)
         await self.look()
@@ -71,7 +70,7 @@ class Watcher:
 
     async def exchange(self, replica: str, state: LiveState, known: str) -> Roster | None:
         """How a replica stands, for what it does not know yet; waits a little when there is nothing new."""
-        self._reports[replica] = _Report(state, time.monotonic())
+        await self.report(replica, state)
         if self._roster is None or self._roster.name == known:
             try:
                 await asyncio.wait_for(self._changed.wait(), REPORT_SECONDS)
@@ -79,19 +78,35 @@ class Watcher:
                 return None
         return self._roster if self._roster is not None and self._roster.name != known else None
 
+    async def report(self, replica: str, state: LiveState) -> None:
+        """How a replica stands, when that has changed."""
+        self._reports[replica] = _Report(state, time.monotonic())
+        self._gone.pop(replica, None)
+
     async def leave(self, replica: str) -> None:
         """The replica has ended."""
         self._reports.pop(replica, None)
 
+    async def hint(self) -> None:
+        """Something may have changed in the registry: look soon. What it is the registry itself says."""
+        self._hinted.set()
+
     async def state(self) -> ServiceState:
         now = time.monotonic()
-        self._reports = {r: report for r, report in self._reports.items() if now - report.at < SILENT_SECONDS}
-        roster = self._roster or Roster({}, None)
-        states = [report.state for report in self._reports.values()]
-        return service_state(roster, states, registry_fault=self._fault, started=self._started)
+        silent = [name for name, report in self._reports.items() if now - report.at >= SILENT_SECONDS]
+        for name in silent:
+            self._gone[name] = self._reports.pop(name).state
+        self._gone = dict(list(self._gone.items())[-GONE:])
+        return service_state(
+            self._roster or Roster({}, None),
+            [report.state for report in self._reports.values()],
+            registry_fault=self._fault,
+            started=self._started,
+            gone=list(self._gone.values()),
+        )
 
     async def look(self) -> None:
-        """Ask the registry now, whatever the time: what a webhook would do."""
+        """Ask the registry now."""
         try:
             roster = await asyncio.to_thread(Roster.read, self._registry)
         except FleetError as error:
@@ -109,37 +124,18 @@ class Watcher:
             self._changed = asyncio.Event()
 
     async def _watch(self) -> None:
+        due = time.monotonic() + self._poll
         while True:
-            await asyncio.sleep(self._poll)
+            with contextlib.suppress(TimeoutError):
+                pause = min(REPORT_SECONDS, max(0.0, due - time.monotonic()))
+                await asyncio.wait_for(self._hinted.wait(), pause)
             try:
-                await self.look()
-                await self._tag()
+                if self._hinted.is_set() or time.monotonic() >= due:
+                    self._hinted.clear()
+                    due = time.monotonic() + self._poll
+                    await self.look()
+                if self._roster is not None and not self._fault:
+                    await asyncio.to_thread(self._tags.write, self._roster, await self.state())
             except Exception:  # of ours; watching must not end while there are replicas
                 log.exception("a look at the registry failed")
-
-    async def _tag(self) -> None:
-        """Say on a version in MLflow that replicas refuse it, and take it back when they do not any more."""
-        if self._roster is None or self._fault:
-            return
-        refused = {
-            (s.task, s.wanted): s.reason
-            for report in self._reports.values()
-            for s in report.state.standings
-            if s.reason
-        }
-        wanted: Mapping[tuple[str, int], str] = {**dict.fromkeys(self._tagged.reasons, ""), **refused}
-        for (task, version), reason in wanted.items():
-            if self._tagged.reasons.get((task, version), "") == reason:
-                continue
-            try:
-                info = await asyncio.to_thread(self._registry.version, task, version)
-                await asyncio.to_thread(
-                    self._registry.set_tags, info, {SERVING_TAG: reason and f"refused: {reason}"}
-                )
-            except FleetError as error:
-                log.warning("%s version %d cannot be tagged: %s", task, version, error)
-                continue
-            if reason:
-                self._tagged.reasons[task, version] = reason
-            else:
-                self._tagged.reasons.pop((task, version), None)
+            await asyncio.sleep(min(HINT_SECONDS, self._poll))

@@ -12,6 +12,7 @@ from fleet.web.gate import Gate
 from fleet.web.guarded import Guarded
 from fleet.web.hangup import Hangup
 from fleet.web.health import health_routes
+from fleet.web.hints import hint_routes
 from fleet.web.jobs import job_routes
 from fleet.web.key_ring import KeyRing
 from fleet.web.metered import Metered, Timed, metrics_routes
@@ -44,6 +45,8 @@ def make_app(backend: Backend, *, version: str, settings: WebSettings | None = N
     app.add_middleware(Gate, ring=ring)
     app.add_middleware(Timed, metrics=metrics)
     app.include_router(metrics_routes(backend, metrics))
+    if settings.hint_secret:
+        app.include_router(hint_routes(backend, settings.hint_secret))
     backend = Metered(Guarded(backend), metrics)
     app.include_router(health_routes(backend))
     once = Once()

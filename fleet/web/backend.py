@@ -13,6 +13,7 @@ from fleet.live import LiveState
 from fleet.profile import Profile
 from fleet.registry.version import VersionInfo
 from fleet.roster import Roster
+from fleet.web.challenger import WORSE, ChallengerState, challenger_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class ExpertState:
 
     task: str
     version: int | None
-    """The champion that answers; the oldest one where replicas differ for a moment."""
+    """The champion that answers; where replicas differ for a moment, one that is to go."""
     digest: str
     wanted: int
     """The version that the registry names as champion."""
@@ -32,6 +33,10 @@ class ExpertState:
     """Replicas on which it is in memory and checked."""
     reason: str = ""
     """Why the wanted version must not answer."""
+    routed: bool = True
+    """Whether the router knows the task; if not, jobs must name it."""
+    challenger: ChallengerState | None = None
+    """Where challengers shadow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class ServiceState:
     experts: tuple[ExpertState, ...]
     router_version: int | None
     router_fault: str
+    """Why the wanted router does not decide."""
     waiting: int
     """Jobs that have come and have no result yet."""
     queued: Mapping[str, int] = field(default_factory=dict)
@@ -53,6 +59,8 @@ class ServiceState:
     """Unix seconds."""
     hidden: bool = False
     """Whether there are experts that who asks may not see."""
+    router_wanted: int | None = None
+    """The version that the registry names as router."""
 
     @property
     def ready(self) -> bool:
@@ -66,44 +74,58 @@ class ServiceState:
 
 
 def service_state(
-    roster: Roster, states: Sequence[LiveState], *, registry_fault: str = "", started: float = 0.0
+    roster: Roster,
+    states: Sequence[LiveState],
+    *,
+    registry_fault: str = "",
+    started: float = 0.0,
+    gone: Sequence[LiveState] = (),
 ) -> ServiceState:
-    """What replicas that follow a roster are together."""
+    """What replicas that follow a roster are together; of those that are ``gone`` only comparisons count."""
     routers = [state.router_version for state in states if state.router_version is not None]
     queued: Counter[str] = Counter()
     for state in states:
         queued.update(state.queued)
     return ServiceState(
         replicas=len(states),
-        experts=tuple(_expert(info, states) for info in roster.champions.values()),
+        experts=tuple(
+            replace(
+                _expert(info, states),
+                routed=all(info.task in state.router.tasks for state in states),
+                challenger=challenger_state(roster.challengers.get(info.task), states, gone),
+            )
+            for info in roster.champions.values()
+        ),
         router_version=min(routers, default=None),
-        router_fault=next((state.router_fault for state in states if state.router_fault), ""),
+        router_fault=next((f for state in states if (f := _router_fault(roster, state))), ""),
         waiting=sum(state.waiting for state in states),
         queued=dict(queued),
         registry_fault=registry_fault,
         started=started,
+        router_wanted=None if roster.router is None else roster.router.version,
     )
+
+
+def _router_fault(roster: Roster, state: LiveState) -> str:
+    return state.router.reason or (state.router_fault if roster.router is None else "")
 
 
 def _expert(info: VersionInfo, states: Sequence[LiveState]) -> ExpertState:
     standings = [s for state in states for s in state.standings if s.task == info.task]
     answering = [s for s in standings if s.version is not None]
-    oldest = min(answering, key=lambda s: s.version or 0, default=None)
+    shown = next((s for s in answering if s.version != info.version), next(iter(answering), None))
     ready = sum(s.state == "ready" for s in standings)
-    worst: State = "waiting" if not standings else max((s.state for s in standings), key=_WORSE.index)
+    worst: State = "waiting" if not standings else max((s.state for s in standings), key=WORSE.index)
     return ExpertState(
         task=info.task,
-        version=None if oldest is None else oldest.version,
-        digest="" if oldest is None else oldest.digest,
+        version=None if shown is None else shown.version,
+        digest="" if shown is None else shown.digest,
         wanted=info.version,
         created=info.created.timestamp(),
         state=worst,
         ready_on=ready,
         reason=next((s.reason for s in standings if s.reason), ""),
     )
-
-
-_WORSE: Sequence[State] = ("ready", "waiting", "quarantined")
 
 
 class Backend(Protocol):
@@ -124,3 +146,7 @@ class Backend(Protocol):
         ...
 
     async def state(self) -> ServiceState: ...
+
+    async def hint(self) -> None:
+        """Something may have changed in the registry; returns at once."""
+        ...

@@ -20,8 +20,10 @@ from fleet.web.loopback import is_loopback
 from fleet.web.page import FILES
 
 METRICS = "/metrics"
-OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
-"""What needs no key: probes have none, and the pages say nothing of this fleet, only how to ask."""
+HINTS = "/v1/registry-hints"
+OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json", HINTS})
+"""What needs no key: probes have none, the pages say nothing of this fleet, only how to ask, and MLflow's
+hints are signed."""
 CALLER = "fleet.caller"
 """Where a request's scope names who has sent it."""
 

@@ -61,6 +61,9 @@ class Guarded:
         tasks = caller.get().tasks
         return None if tasks is not None and task not in tasks else await self._backend.profile(task)
 
+    async def hint(self) -> None:
+        await self._backend.hint()
+
     def _charge(self, who: Caller, jobs: int) -> None:
         if who.per_minute is None:
             return

@@ -43,3 +43,6 @@ class LocalBackend:
     async def state(self) -> ServiceState:
         state = await asyncio.to_thread(self._live.state)
         return service_state(self._roster, [state], started=self._started)
+
+    async def hint(self) -> None:
+        """Whoever embeds the interface looks at the registry, and calls ``follow``."""

@@ -65,6 +65,9 @@ class Metered:
     async def profile(self, task: str) -> Profile | None:
         return await self._backend.profile(task)
 
+    async def hint(self) -> None:
+        await self._backend.hint()
+
 
 class Timed:
     """ASGI middleware: every request by route, status and name of its key."""

@@ -15,3 +15,5 @@ class WebSettings:
     """Bytes of the largest request."""
     keys: KeySource = field(default_factory=KeySource)
     """Where the API keys are; none are needed if nothing is said."""
+    hint_secret: str = field(default="", repr=False)
+    """With which MLflow signs its hints; without one there is no place for them."""

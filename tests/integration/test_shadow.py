@@ -194,8 +194,8 @@ def test_a_job_that_comes_while_a_challenger_writes_is_answered_before_it_goes_o
         answered(live, Job("1", text=TEXTS[0], task="story"))
         assert writing.wait(SECONDS)
         futures = [ask(live, Job(str(n), text=TEXTS[0], task="mood")) for n in range(8)]
-        futures[-1].add_done_callback(lambda done: asked.append(compared(live, "story").asked))
         asked: list[int] = []
+        futures[-1].add_done_callback(lambda done: asked.append(compared(live, "story").asked))
         go_on.set()
         assert all(future.result(SECONDS).error is None for future in futures)
         until(lambda: compared(live, "story").asked == 1)
