@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,6 +62,14 @@ def _limit(name: str, default: float, about: str) -> Callable[[Command], Command
 @_limit("--max-body", 4 * 2**20, "Bytes of the largest request.")
 @_limit("--seconds", 60.0, "How long a job may take that says nothing about it itself.")
 @_limit("--poll-seconds", 1.0, "Between two looks at the registry.")
+@click.option(
+    "--shadow",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of the jobs that a task's challenger is asked too, after the champion has answered and when "
+    "no other job is there; fleet status compares the two.",
+)
 @click.option("--with-ui", is_flag=True, help="Start MLflow's UI on the same store too.")
 @click.option("--ui-port", type=click.IntRange(0, 65_535), default=5000, show_default=True)
 @pass_invocation
@@ -72,6 +81,7 @@ def serve(
     threads: int | None,
     weights: Weights,
     address: str | None,
+    shadow: float,
     with_ui: bool,
     ui_port: int,
     keys: str | None,
@@ -92,12 +102,20 @@ def serve(
     fewest, most = _bounds(replicas)
     project = invocation.project()
     _check_keys(project.root, host, keys)
-    from fleet.cluster.serving import ServeArgs, free_port, serving
+    from pydantic import SecretStr
+
+    from fleet.cluster.serving import HINT_SECRET, ServeArgs, free_port, serving
     from fleet.cluster.session import connect
+    from fleet.registry.door import is_server, redact
     from fleet.stores import base_folder
+    from fleet.whereabouts import announce, local_name, only_service
 
     base_folder(project)  # converted once, here, where it is seen to take its minute
     port = free_port(host, port)
+    ui = with_ui and not is_server(project.tracking_uri)
+    if ui:
+        ui_port = free_port("127.0.0.1", ui_port, "--ui-port")
+    secret = os.environ.get(HINT_SECRET) or (secrets.token_urlsafe(32) if ui else "")
     args = ServeArgs(
         root=str(project.root),
         replicas=fewest,
@@ -111,24 +129,26 @@ def serve(
         max_body=max_body,
         seconds=seconds,
         poll_seconds=poll_seconds,
+        shadow=shadow,
+        hint_secret=SecretStr(secret),
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))
         stack.enter_context(terminate_as_interrupt())
+        place = stack.enter_context(only_service(project))
+        experts = _experts(project)
         click.echo("starting Ray Serve", err=True)
         stack.enter_context(connect(address, telemetry=project.config.telemetry))
         # Once more: Ray has set a handler of its own, which ends this process and leaves the service behind.
         stack.enter_context(terminate_as_interrupt())
         stack.enter_context(serving(args, host=host, port=port))
-        if with_ui:
-            click.echo(f"MLflow is at {stack.enter_context(_ui(project, ui_port))}")
-        if not _has_champions(project):
-            click.echo(
-                "no task has a champion yet, so there is nobody to answer: train some (fleet train-all), or "
-                "fleet promote one; whoever becomes champion answers without a restart",
-                err=True,
-            )
-        click.echo(f"the fleet answers at http://{host}:{port} (Ctrl-C ends it)")
+        service = f"http://{local_name(host)}:{port}"
+        if ui:
+            _ui(stack, project, ui_port, service, secret)
+        elif with_ui:
+            click.echo(f"MLflow is at {redact(project.tracking_uri)}")
+        announce(place, service)
+        click.echo(f"{experts}; the fleet answers at http://{host}:{port} (Ctrl-C ends it)")
         while True:
             time.sleep(3600)
 
@@ -155,24 +175,49 @@ def _check_keys(root: Path, host: str, named: str | None) -> None:
         )
 
 
-def _has_champions(project: Project) -> bool:
-    """Also when the registry cannot be asked: the service goes on with what it knew."""
-    from fleet.registry.store import ROUTER
+def _experts(project: Project) -> str:
+    """What there is to serve, in words; warns of a registry that is away and raises if nothing is known."""
+    from fleet.cluster.watcher import kept_roster
+    from fleet.roster import Roster
     from fleet.stores import open_registry
 
     try:
-        return bool(open_registry(project).champions().keys() - {ROUTER})
-    except RegistryError:
-        return True
+        roster = Roster.read(open_registry(project))
+    except RegistryError as error:
+        kept = Roster.kept(kept_roster(project))
+        if kept is None:
+            raise
+        click.echo(f"warning: {error}; starting with what was known last", err=True)
+        roster = kept
+    if not roster.champions:
+        return (
+            "no task has a champion yet: train some (fleet train-all), or fleet promote one, which then answers "
+            "without a restart"
+        )
+    count = len(roster.champions)
+    return f"{count} expert{'s' if count > 1 else ''}, {'no' if roster.router is None else 'with a'} router"
 
 
-@contextlib.contextmanager
-def _ui(project: Project, port: int) -> Iterator[str]:
+def _ui(stack: contextlib.ExitStack, project: Project, port: int, service: str, secret: str) -> None:
+    """Start MLflow's server, and have it tell the service what changes there."""
     from fleet.registry.ui import ui_server
+    from fleet.registry.webhook import webhook, webhook_settings
+    from fleet.web.hints import PATH
 
-    log: Path = project.state / "ui.log"
-    with ui_server(project.tracking_uri, project.artifact_root, log=log, port=port) as (address, _):
-        yield address
+    address, _ = stack.enter_context(
+        ui_server(
+            project.tracking_uri,
+            project.artifact_root,
+            log=project.state / "ui.log",
+            port=port,
+            settings=webhook_settings(project.state / "webhook.key"),
+        )
+    )
+    click.echo(f"MLflow is at {address}")
+    try:
+        stack.enter_context(webhook(address, f"{service}{PATH}", secret=secret))
+    except RegistryError as error:
+        click.echo(f"warning: {error}; promotions are seen by polling alone", err=True)
 
 
 def _bounds(replicas: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""``fleet status``: what the registry holds of every task, and what has changed since it was trained."""
+"""``fleet status``: what the registry holds of every task, what has changed since, and what is served."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from fleet.cli.output import (
     size,
     table,
 )
-from fleet.errors import InputError
+from fleet.cli.service import headline, service_table, view_service
+from fleet.errors import InputError, RegistryError
 from fleet.plain import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from fleet.cli.service import ServiceView
     from fleet.project import Project
     from fleet.registry.status import TaskStatus
     from fleet.registry.version import VersionInfo
@@ -36,11 +38,15 @@ COLUMNS = ("task", "champion", "metric", "value [95 %]", "age", "size", "challen
 
 @click.command()
 @json_option
+@click.option(
+    "--address", metavar="URL", help="Ask the service there, not the one that fleet serve runs here."
+)
 @pass_invocation
-def status(invocation: Invocation, as_json: bool) -> None:
-    """Show the champions, and what has changed since.
+def status(invocation: Invocation, as_json: bool, address: str | None) -> None:
+    """Show the champions, what has changed since, and how the service stands that answers with them.
 
-    "changed since" names manifest or data when they are no longer what the champion was trained with.
+    "changed since" names manifest or data when they are no longer what the champion was trained with. A
+    service that wants an API key is given FLEET_API_KEY.
     """
     from fleet.registry.status import fleet_status
     from fleet.registry.store import ROUTER
@@ -48,13 +54,18 @@ def status(invocation: Invocation, as_json: bool) -> None:
 
     project = invocation.project()
     registry = open_registry(project)
+    service = view_service(project, address)
     declared, notes = declared_tags(project)
-    tasks = fleet_status(registry, declared)
-    router = registry.champion(ROUTER)
+    try:
+        tasks = fleet_status(registry, declared)
+        router = registry.champion(ROUTER)
+    except RegistryError:
+        if not as_json:  # what goes on without the registry is worth knowing just then
+            show_service(service)
+        raise
     if as_json:
-        print_json(
-            {"tasks": [{**plain(task), "note": notes.get(task.task)} for task in tasks], "router": router}
-        )
+        listed = [{**plain(task), "note": notes.get(task.task)} for task in tasks]
+        print_json({"tasks": listed, "router": router, "service": service})
         return
     if tasks:
         print_table(status_table(tasks, notes, datetime.now(UTC)))
@@ -65,6 +76,16 @@ def status(invocation: Invocation, as_json: bool) -> None:
         click.echo("no task has a champion yet: fleet train-all")
     none = f"none yet (fleet {'router fit' if trained else 'train-all'})"
     click.echo("router: " + (none if router is None else f"version {router.version}"))
+    show_service(service)
+
+
+def show_service(service: ServiceView | None) -> None:
+    if service is None:
+        return
+    click.echo()
+    click.echo(headline(service))
+    if service.state is not None and service.state["experts"]:
+        print_table(service_table(service.state))
 
 
 def declared_tags(project: Project) -> tuple[dict[str, dict[str, str]], dict[str, str]]:

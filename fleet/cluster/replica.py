@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,9 +58,7 @@ class Replica:
         if roster is None:
             raise ClusterError("the registry cannot be asked and nothing is known of an earlier time")
         loop, self._news = asyncio.get_running_loop(), asyncio.Event()
-        self._live = await asyncio.to_thread(
-            _begin, settings, roster, lambda: loop.call_soon_threadsafe(self._news.set)
-        )
+        self._live = await asyncio.to_thread(_begin, settings, roster, partial(_soon, loop, self._news))
         self._awaited = AwaitedHost(self._live)
         self._talking = asyncio.create_task(self._talk(roster.name))
         self._telling = asyncio.create_task(self._tell())
@@ -100,6 +100,12 @@ class Replica:
             except Exception as error:
                 log.warning("the watcher does not answer: %s", error)
             await asyncio.sleep(NEWS_SECONDS)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:
+    """Set it from another thread; a loop that is closed has nobody left who waits."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(news.set)
 
 
 def _begin(settings: ReplicaSettings, roster: Roster, on_change: Callable[[], None]) -> LiveHost:

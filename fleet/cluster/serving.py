@@ -132,14 +132,14 @@ def _quiet() -> dict[str, object]:
     return {"enable_access_log": False}
 
 
-def free_port(host: str, port: int) -> int:
-    """``port``, or for 0 one that is free. Raises ``ClusterError`` when it is taken."""
+def free_port(host: str, port: int, option: str = "--port") -> int:
+    """``port``, or for 0 one that is free. Raises ``ClusterError``, naming ``option``, when it is taken."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise ClusterError(
-                f"port {port} on {host} cannot be used ({error.strerror}); choose another (--port)"
+                f"port {port} on {host} cannot be used ({error.strerror}); choose another ({option})"
             ) from error
         return int(probe.getsockname()[1])

@@ -103,8 +103,7 @@ def in_words(challenger: ChallengerState) -> str:
     parts += [f"{name} {share:.0%}" for name, share in challenger.fields.items()]
     if challenger.likeness is not None:
         parts.append(f"{challenger.likeness:.0%} of the words the same")
-    if challenger.champion_ms is not None and challenger.challenger_ms is not None:
-        parts.append(
-            f"{challenger.challenger_ms:.0f} ms, version {challenger.champion} {challenger.champion_ms:.0f} ms"
-        )
+    ours, theirs = challenger.challenger_ms, challenger.champion_ms
+    if ours is not None and theirs is not None:
+        parts.append(f"{ours:.0f} ms, version {challenger.champion} {theirs:.0f} ms")
     return "; ".join(parts)

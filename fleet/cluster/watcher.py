@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from fleet.cluster.tags import VersionTags
 from fleet.errors import FleetError
@@ -50,8 +51,7 @@ class Watcher:
         self._project = Project.find(root)
         self._registry: Registry = open_registry(self._project)
         self._poll = poll_seconds
-        self._kept = self._project.state / "serving" / "roster.json"
-        """For a watcher that starts while the registry is away."""
+        self._kept = kept_roster(self._project)
         self._fault = ""
         self._changed = asyncio.Event()
         self._hinted = asyncio.Event()
@@ -139,3 +139,8 @@ class Watcher:
             except Exception:  # of ours; watching must not end while there are replicas
                 log.exception("a look at the registry failed")
             await asyncio.sleep(min(HINT_SECONDS, self._poll))
+
+
+def kept_roster(project: Project) -> Path:
+    """The file with what was known last, for a watcher that starts while the registry is away."""
+    return project.state / "serving" / "roster.json"

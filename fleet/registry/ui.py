@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,10 +36,12 @@ def ui_server(
     host: str = "127.0.0.1",
     port: int = 5000,
     allowed_hosts: str = "",
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run the server; yields its address, once it answers, and its process, and stops it at the end.
 
-    ``port`` 0 takes a free one. ``allowed_hosts`` is what MLflow calls so, needed behind a name.
+    ``port`` 0 takes a free one. ``allowed_hosts`` is what MLflow calls so, needed behind a name;
+    ``settings`` are for its environment.
     Raises ``RegistryError`` when the port is taken or the server does not come up; its output is in
     ``log``.
     """
@@ -65,7 +67,7 @@ def ui_server(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **quiet},
+            env={**os.environ, **quiet, **(settings or {})},
             start_new_session=True,
         )
         try:

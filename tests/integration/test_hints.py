@@ -1,0 +1,174 @@
+"""Hints from a real MLflow server: signed, they make the next look come at once; polling stays the truth."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import threading
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+from service import listening
+
+from fleet.cluster.watcher import Watcher
+from fleet.job import Job, Result
+from fleet.registry.store import Registry
+from fleet.registry.ui import ui_server
+from fleet.registry.webhook import webhook, webhook_settings
+from fleet.roster import Roster
+from fleet.web.app import make_app
+from fleet.web.backend import ServiceState
+from fleet.web.hints import FRESH_SECONDS, PATH, signature
+from fleet.web.settings import WebSettings
+from fleet.workshop import Workshop, open_shop
+
+SECONDS = 60.0
+SECRET = "only MLflow and we know it"
+Value = TypeVar("Value")
+
+
+class Watching:
+    """A watcher in a loop of its own, and the backend that passes hints on to it."""
+
+    def __init__(self, root: Path) -> None:
+        self.hints = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._watcher = Watcher.__new__(Watcher)
+        # As Ray does: an actor's constructor may be a coroutine.
+        self.do(Watcher.__init__(self._watcher, str(root), poll_seconds=3600))  # type: ignore[arg-type]
+
+    def do(self, call: Coroutine[Any, Any, Value]) -> Value:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result(SECONDS)
+
+    def roster(self) -> Roster:
+        found = self.do(self._watcher.first())
+        assert found is not None
+        return found
+
+    def close(self) -> None:
+        async def end() -> None:
+            self._watcher._watching.cancel()
+            await asyncio.gather(self._watcher._watching, return_exceptions=True)
+
+        self.do(end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(SECONDS)
+        self._loop.close()
+
+    async def hint(self) -> None:
+        self.hints += 1
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._watcher.hint(), self._loop))
+
+    async def answer(self, jobs: Sequence[Job], **options: Any) -> list[Result]:
+        raise NotImplementedError
+
+    def stream(self, job: Job, **options: Any) -> Any:
+        raise NotImplementedError
+
+    async def state(self) -> ServiceState:
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Workshop:
+    made = open_shop(tmp_path_factory.mktemp("fleet"), mlflow_template)
+    made.make("mood", "mood")
+    made.make("mood", "mood", seed=1, promote=False)
+    return made
+
+
+@pytest.fixture(scope="module")
+def watching(shop: Workshop) -> Iterator[Watching]:
+    made = Watching(shop.place.parent)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def address(watching: Watching) -> Iterator[str]:
+    app = make_app(watching, version="0", settings=WebSettings(hint_secret=SECRET))
+    with listening(app) as made:
+        yield made
+
+
+def send(address: str, *, secret: str = SECRET, at: float | None = None, **changed: str) -> httpx.Response:
+    content, timestamp = b'{"entity": "anything"}', str(int(time.time() if at is None else at))
+    headers = {
+        "X-MLflow-Delivery-Id": "d1",
+        "X-MLflow-Timestamp": timestamp,
+        "X-MLflow-Signature": signature(secret, "d1", timestamp, content),
+        **{f"X-MLflow-{name}": value for name, value in changed.items()},
+    }
+    return httpx.post(f"{address}{PATH}", content=content, headers=headers, timeout=SECONDS)
+
+
+def test_a_signed_hint_is_noted(address: str, watching: Watching) -> None:
+    before = watching.hints
+    assert send(address).status_code == 202
+    assert watching.hints == before + 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"secret": "another"},
+        {"at": 0.0},
+        {"at": -1.0},
+        {"Signature": ""},
+        {"Signature": "v1,"},
+        {"Signature": "v2,AAAA"},
+        {"Timestamp": "1"},
+        {"Timestamp": "soon"},
+        {"Delivery-Id": "d2"},
+    ],
+)
+def test_what_is_not_signed_or_not_fresh_is_refused(
+    address: str, watching: Watching, wrong: dict[str, Any]
+) -> None:
+    before = watching.hints
+    response = send(address, **wrong)
+    assert response.status_code == 401
+    assert response.json()["error"]["code"] == "bad-signature"
+    assert watching.hints == before
+
+
+def test_an_old_delivery_cannot_be_sent_again(address: str) -> None:
+    assert send(address, at=time.time() - FRESH_SECONDS - 5).status_code == 401
+    assert send(address, at=time.time() + FRESH_SECONDS + 5).status_code == 401
+
+
+def test_without_a_secret_there_is_no_place_for_hints(watching: Watching) -> None:
+    with listening(make_app(watching, version="0")) as bare:
+        assert send(bare).status_code == 404
+    assert SECRET not in repr(WebSettings(hint_secret=SECRET))
+
+
+def test_an_alias_that_is_set_in_mlflow_is_followed_at_once(
+    shop: Workshop, watching: Watching, address: str
+) -> None:
+    """The watcher polls once an hour: only the webhook can have told it."""
+    state = shop.place.parent / ".fleet"
+    uri, root = f"sqlite:///{state / 'mlflow.db'}", state / "artifacts"
+    settings = webhook_settings(state / "webhook.key")
+    assert settings == webhook_settings(state / "webhook.key")
+    assert stat.S_IMODE((state / "webhook.key").stat().st_mode) == 0o600
+    with ui_server(uri, root, log=state / "ui.log", port=0, settings=settings) as (server, _):
+        remote = Registry(server, root, fleet="tiny")
+        with webhook(server, "http://127.0.0.1:9/left-behind", secret="x"):
+            # A service that was killed has left this one behind; the next one takes its place.
+            with webhook(server, f"{address}{PATH}", secret=SECRET):
+                assert watching.roster().champions["mood"].version == 1
+                remote.set_alias("mood", "champion", 2)
+                gate = threading.Event()
+                for _ in range(int(SECONDS * 20)):
+                    if watching.roster().champions["mood"].version == 2:
+                        break
+                    gate.wait(0.05)
+                assert watching.roster().champions["mood"].version == 2
+            assert remote._client.list_webhooks() == []
