@@ -191,8 +191,8 @@ def _experts(project: Project) -> str:
         roster = kept
     if not roster.champions:
         return (
-            "no task has a champion yet: train some (fleet train-all), or fleet promote one, which then answers "
-            "without a restart"
+            "no task has a champion yet: train some (fleet train-all), or fleet promote one, which "
+            "then answers without a restart"
         )
     count = len(roster.champions)
     return f"{count} expert{'s' if count > 1 else ''}, {'no' if roster.router is None else 'with a'} router"
