@@ -140,14 +140,7 @@ class Follower:
 
     def follow(self, roster: Roster) -> None:
         """Want these champions and this router; any thread may say so."""
-        with self._changed:
-            for info in _wanted_anew(self._wishes.roster, roster):
-                if info.key in self._retries or self._host.fault(info) is not None:
-                    # Whoever sets an alias means now, whatever became of this version before.
-                    self._retries[info.key] = _Retry()
-            self._wishes.roster = roster
-            self._changed.notify()
-        self._post(lambda: self._take_over(roster))
+        self._post(lambda: self._turn_to(roster))
 
     def need(self, info: VersionInfo) -> None:
         """A job waits for this version."""
@@ -314,6 +307,16 @@ class Follower:
             pass
 
     # ---- in the host's thread
+
+    def _turn_to(self, roster: Roster) -> None:
+        with self._changed:  # what is in memory takes its place before anybody looks what is to be checked
+            for info in _wanted_anew(self._wishes.roster, roster):
+                if info.key in self._retries or self._host.fault(info) is not None:
+                    # Whoever sets an alias means now, whatever became of this version before.
+                    self._retries[info.key] = _Retry()
+            self._wishes.roster = roster
+            self._take_over(roster)
+            self._changed.notify()
 
     def _take_over(self, roster: Roster) -> None:
         """What needs no check: new tasks, tasks that go, versions that are in memory still."""
