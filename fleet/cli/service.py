@@ -78,7 +78,7 @@ def headline(view: ServiceView) -> str:
     up = duration(time.time() - float(state.get("started") or time.time()))
     router, wanted = state.get("router_version"), state.get("router_wanted")
     parts = [
-        f"{state.get('replicas', NONE)} replicas",
+        f"{(count := state.get('replicas', NONE))} replica{'' if count == 1 else 's'}",
         f"up {up}",
         f"{state.get('waiting', NONE)} jobs waiting",
         "no router" if router is None else f"router version {router}",

@@ -23,7 +23,7 @@ from fleet.job import Job
 from fleet.live import LiveHost
 from fleet.plain import plain
 from fleet.project import Project
-from fleet.registry.store import ROUTER
+from fleet.registry.store import ROUTER, RunRecord
 from fleet.roster import Roster
 from fleet.shadow import Shadow
 from fleet.stores import open_registry
@@ -56,7 +56,8 @@ def state(shop: Workshop) -> Iterator[tuple[Roster, ServiceState]]:
         (folder / "adapter_model.safetensors").write_bytes(b"\xff" * 64)
 
     bad = shop.make("story", "story", seed=7, spoil=spoil, promote=False)
-    router = shop.make(ROUTER, "mood", promote=False)  # an expert where a router should be
+    expert = shop.place / "mood-0"  # where a router should be
+    router = registry.log_version(ROUTER, expert, RunRecord(), {}, kind="router")
     twin = shop.make("mood", "mood", card=lambda card: card.update(data_digest="o"), promote=False)
     roster = Roster({**sound.champions, "story": bad}, router, {"mood": twin})
     host = Host(shop.base, registry, depth=2, cache=shop.place / "cache")
@@ -102,9 +103,9 @@ def test_status_shows_who_answers_who_is_refused_and_why(project: Project, addre
         announce(place, address)
         shown = status(project).stdout
         answer: dict[str, Any] = json.loads(status(project, "--json").stdout)["service"]
-    assert f"service at {address}: 1 replicas" in shown
+    assert f"service at {address}: 1 replica," in shown
     assert "version 1 (champion: version 2)" in shown
-    assert "cannot be read" in shown
+    assert "be read: SafetensorError" in shown
     assert "router version 2: " in shown
     assert "by name only (fleet router fit)" in shown  # the record, which the router does not know
     assert "version 2: 100% as version 1 on 1 jobs" in shown
@@ -166,7 +167,7 @@ def test_the_service_is_shown_even_while_the_registry_is_away(project: Project, 
     finally:
         database.write_bytes(sound)
     assert shown.exit_code == 1
-    assert f"service at {address}: 1 replicas" in shown.output
+    assert f"service at {address}: 1 replica," in shown.output
 
 
 def test_versions_are_tagged_with_what_became_of_them(
