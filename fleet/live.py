@@ -120,6 +120,11 @@ class LiveHost:
         if self._thread.is_alive():
             self._thread.join()
 
+    @property
+    def running(self) -> bool:
+        """Whether jobs are answered still, as they are from ``open`` to ``close``."""
+        return self._thread.is_alive()
+
     # ---- from any thread
 
     def submit(

@@ -6,8 +6,11 @@ Knows nothing of how a job is answered.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -17,8 +20,10 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from fleet.job import Job, Result
 from fleet.profile import Profile
+from fleet.roster import Roster
 from fleet.web.app import make_app
-from fleet.web.backend import ServiceState
+from fleet.web.backend import ServiceState, service_state
+from fleet.web.kept import Kept, ProcessMemory
 from fleet.web.settings import WebSettings
 
 log = logging.getLogger(__name__)
@@ -28,15 +33,25 @@ GONE = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError)
 ATTEMPTS = 4
 SHARE = 32
 """Jobs of one request that go to one replica together."""
+DEADLINE_SECONDS = 2.0
+"""How long after a job's time a replica may take to say that it is over."""
+STATE_SECONDS = 1.0
+"""How long the watcher may take to say how the service is; then it is what it was."""
+MEMORY_SECONDS = 5.0
+"""How long the watcher may take to recall what an idempotency key was given."""
 
 
 class ReplicaBackend:
     """Whoever answers, behind handles."""
 
-    def __init__(self, replicas: Any, watcher: Any) -> None:
+    def __init__(self, replicas: Any, watcher: Any, seconds: float) -> None:
+        """``seconds`` is how long a job may take that says nothing about it itself."""
         self._replicas = replicas
         self._streaming = replicas.options(stream=True)
         self._watcher = watcher
+        self._seconds = seconds
+        self._state: ServiceState | None = None
+        """As the watcher described it last."""
 
     async def answer(
         self, jobs: Sequence[Job], *, top: int = 1, seconds: float | None = None
@@ -46,16 +61,18 @@ class ReplicaBackend:
         return [result for results in await asyncio.gather(*calls) for result in results]
 
     async def _share(self, jobs: Sequence[Job], top: int, seconds: float | None) -> list[Result]:
+        clock = asyncio.get_running_loop().time
+        over = clock() + (seconds or self._seconds)
         try:
-            async for attempt in _retrying():
-                with attempt:
-                    asked = self._replicas.answer.remote(jobs, top, seconds)
-                    try:
-                        results: list[Result] = await asked
-                    except asyncio.CancelledError:
-                        asked.cancel()  # Ray ends it by itself only with the request that it belongs to
-                        raise
-                    return results
+            async with asyncio.timeout_at(over + DEADLINE_SECONDS):
+                async for attempt in _retrying():
+                    with attempt:
+                        left = max(0.001, over - clock())
+                        with _called(self._replicas.answer, jobs, top, left) as response:
+                            results: list[Result] = await response
+                        return results
+        except TimeoutError:
+            return [_late(job) for job in jobs]
         except BackPressureError:
             reason = "every replica has as many requests as it may"
             return [Result(j.id, None, error=reason, code="overloaded", retry_after=1) for j in jobs]
@@ -65,19 +82,29 @@ class ReplicaBackend:
 
     async def stream(self, job: Job, *, seconds: float | None = None) -> AsyncIterator[str | Result]:
         told = False
+        clock = asyncio.get_running_loop().time
+        over = clock() + (seconds or self._seconds)
         try:
             async for attempt in _retrying():
                 with attempt:
-                    try:
-                        async for item in self._streaming.stream.remote(job, seconds):
+                    left = max(0.001, over - clock())
+                    with _called(self._streaming.stream, job, left) as response:
+                        items = aiter(response)
+                        while True:
+                            try:
+                                async with asyncio.timeout_at(over + DEADLINE_SECONDS):
+                                    item: str | Result = await anext(items)
+                            except StopAsyncIteration:
+                                return
+                            except GONE as error:
+                                if told:  # another replica would begin anew, and the reader has read already
+                                    yield _lost(job, error)
+                                    return
+                                raise
                             told = True
                             yield item
-                        return
-                    except GONE as error:
-                        if told:  # another replica would begin anew, and the reader has read already
-                            yield _lost(job, error)
-                            return
-                        raise
+        except TimeoutError:
+            yield _late(job)
         except BackPressureError:
             yield Result(job.id, None, error="every replica is busy", code="overloaded", retry_after=1)
         except GONE as error:
@@ -93,12 +120,63 @@ class ReplicaBackend:
             log.warning("what %s is for cannot be asked: %s", task, type(error).__name__)
         return None
 
-    async def state(self) -> ServiceState:
-        state: ServiceState = await self._watcher.state.remote()
-        return state
-
     async def hint(self) -> None:
-        await self._watcher.hint.remote()
+        with _unless_away():
+            await self._watcher.hint.remote()
+
+    async def state(self) -> ServiceState:
+        try:
+            async with asyncio.timeout(STATE_SECONDS):
+                self._state = await self._watcher.state.remote()
+        except (TimeoutError, *GONE):
+            # It begins anew somewhere; jobs are answered meanwhile.
+            fault = "the registry's watcher does not answer"
+            self._state = replace(self._state or service_state(Roster({}, None), []), registry_fault=fault)
+        return self._state
+
+
+class WatcherMemory:
+    """Results by idempotency key, here and with the watcher: when one dies, the other one knows them."""
+
+    def __init__(self, watcher: Any) -> None:
+        self._here = ProcessMemory()
+        self._watcher = watcher
+
+    async def recall(self, key: str) -> Kept | None:
+        found = await self._here.recall(key)
+        if found is None:
+            with _unless_away():
+                async with asyncio.timeout(MEMORY_SECONDS):
+                    found = await self._watcher.recall.remote(key)
+        return found
+
+    async def keep(self, key: str, kept: Kept) -> Kept:
+        with _unless_away():
+            async with asyncio.timeout(MEMORY_SECONDS):
+                kept = await self._watcher.keep.remote(key, kept)
+        return await self._here.keep(key, kept)
+
+
+@contextlib.contextmanager
+def _unless_away() -> Iterator[None]:
+    try:
+        yield
+    except (TimeoutError, *GONE) as error:
+        log.warning("the watcher does not answer: %s", type(error).__name__)
+
+
+@contextlib.contextmanager
+def _called(method: Any, *args: Any) -> Iterator[Any]:
+    """A call to a replica, which ends when nobody waits for it any more.
+
+    Serve would tie it to the request that it is made in; but others may wait for the same answer.
+    """
+    response = contextvars.Context().run(method.remote, *args)
+    try:
+        yield response
+    except (asyncio.CancelledError, GeneratorExit, TimeoutError):
+        response.cancel()
+        raise
 
 
 def _retrying() -> AsyncRetrying:
@@ -116,12 +194,19 @@ def _lost(job: Job, error: Exception) -> Result:
     return Result(job.id, None, error=reason, code="failed", retry_after=1)
 
 
+def _late(job: Job) -> Result:
+    return Result(job.id, None, error="the job's time is over", code="deadline")
+
+
 class Ingress:
     """What Serve wraps."""
 
-    def __init__(self, replicas: Any, watcher: Any, settings: WebSettings) -> None:
-        self._backend = ReplicaBackend(replicas, watcher)
+    def __init__(self, replicas: Any, watcher: Any, settings: WebSettings, seconds: float) -> None:
+        self._backend = ReplicaBackend(replicas, watcher, seconds)
+        self._memory = WatcherMemory(watcher)
         self._settings = settings
 
     def __serve_build_asgi_app__(self) -> Any:
-        return make_app(self._backend, version=version("taskfleet"), settings=self._settings)
+        return make_app(
+            self._backend, version=version("taskfleet"), settings=self._settings, memory=self._memory
+        )

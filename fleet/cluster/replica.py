@@ -73,6 +73,11 @@ class Replica:
     async def profile(self, task: str) -> Profile | None:
         return await self._awaited.profile(task)
 
+    async def check_health(self) -> None:
+        """For Serve, which starts another replica instead of one that raises."""
+        if not self._live.running:
+            raise ClusterError("the thread that answers has ended")
+
     async def _talk(self, known: str) -> None:
         while True:
             try:

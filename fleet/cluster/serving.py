@@ -26,8 +26,10 @@ from fleet.web.settings import WebSettings
 APPLICATION = "taskfleet"
 HINT_SECRET = "FLEET_HINT_SECRET"
 """In the environment: with what MLflow signs its webhook's deliveries."""
-ONGOING_PER_REPLICA = 64
-"""Requests that a replica works on at a time; its own queue is bounded in jobs."""
+ONGOING_PER_REPLICA = 16
+"""Requests that a replica should have at a time, where there may be more or fewer replicas."""
+HEAD = {"node:__internal_head__": 0.001}
+"""Where Serve's controller and proxy are: what is in front of the replicas is not lost with another node."""
 
 
 class ServeArgs(BaseModel):
@@ -80,8 +82,9 @@ def application(args: ServeArgs) -> serve.Application:
     secret = args.hint_secret.get_secret_value() or os.environ.get(HINT_SECRET, "")
     keys = KeySource.of(args.root, args.keys, os.environ)
     web = WebSettings(args.max_body, keys, hint_secret=secret)
+    front = {"num_cpus": 0, "resources": HEAD}
     watcher = serve.deployment(Watcher).options(
-        name="watcher", max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0}
+        name="watcher", max_ongoing_requests=10_000, ray_actor_options=front
     )
     bound = watcher.bind(args.root, poll_seconds=args.poll_seconds)
     scale: dict[str, object] = {"num_replicas": args.replicas}
@@ -90,24 +93,26 @@ def application(args: ServeArgs) -> serve.Application:
             "autoscaling_config": AutoscalingConfig(
                 min_replicas=args.replicas,
                 max_replicas=args.max_replicas,
-                target_ongoing_requests=ONGOING_PER_REPLICA / 4,
+                target_ongoing_requests=ONGOING_PER_REPLICA,
             )
         }
     hosts = (
         serve.deployment(Replica)
         .options(
             name="host",
-            max_ongoing_requests=ONGOING_PER_REPLICA,
-            max_queued_requests=16 * ONGOING_PER_REPLICA,
+            # Every request holds a job at least: what is too much is refused by the replica's own queue,
+            # which is fair between experts. Serve's is not, so nothing should have to wait in it.
+            max_ongoing_requests=2 * args.max_jobs,
+            max_queued_requests=args.max_jobs,
             ray_actor_options={"num_cpus": args.threads},
             **scale,
         )
         .bind(settings, bound)
     )
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
-        name="ingress", max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0}
+        name="ingress", max_ongoing_requests=10_000, ray_actor_options=front
     )
-    return ingress.bind(hosts, bound, web)
+    return ingress.bind(hosts, bound, web, args.seconds)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import ray
 from ray.exceptions import RayError
 
 from fleet.cluster.plan import Node, Resources
+from fleet.cluster.proxy import CALLBACK
 from fleet.errors import ClusterError, InputError
 
 REACH_SECONDS = 5.0
@@ -64,7 +65,7 @@ def connect(
     wanted = address or os.environ.get("RAY_ADDRESS") or "local"
     if wanted != "local":
         check_address(wanted)
-    with _environment({} if telemetry else {"RAY_USAGE_STATS_ENABLED": "0"}):
+    with _environment(CALLBACK | ({} if telemetry else {"RAY_USAGE_STATS_ENABLED": "0"})):
         _start(wanted, cpus)
         try:
             yield Session(wanted, started=wanted == "local")

@@ -2,7 +2,8 @@
 
 Replicas ask with a long poll that doubles as their sign of life. Polling is the truth; a hint only makes the
 next look come at once. A registry that does not answer changes nothing: what was known last goes on, also
-for replicas that begin meanwhile and for a watcher that starts anew. Knows nothing of jobs.
+for replicas that begin meanwhile and for a watcher that starts anew. Keeps results by idempotency key for
+when the ingress dies; knows nothing else of jobs.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from fleet.registry.store import Registry
 from fleet.roster import Roster
 from fleet.stores import open_registry
 from fleet.web.backend import ServiceState, service_state
+from fleet.web.kept import Kept, ProcessMemory
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 """Between two looks at the registry."""
+PATIENCE_SECONDS = 5.0
+"""How long a watcher that has something to go on with waits for its first look."""
 REPORT_SECONDS = 2.0
 """Longest that a replica waits for news; then it asks again."""
 SILENT_SECONDS = 4 * REPORT_SECONDS
@@ -59,10 +63,14 @@ class Watcher:
         self._gone: dict[str, LiveState] = {}
         """What replicas said last that are not heard of any more."""
         self._tags = VersionTags(self._registry)
+        self._heard = asyncio.Event()
+        self._given = ProcessMemory()
         self._started = time.time()
         self._roster: Roster | None = Roster.kept(self._kept)
-        await self.look()
-        self._watching = asyncio.create_task(self._watch())
+        looking = asyncio.create_task(self.look())
+        # Whoever knows something does not wait for a registry that hangs.
+        await asyncio.wait({looking}, timeout=None if self._roster is None else PATIENCE_SECONDS)
+        self._watching = asyncio.create_task(self._watch(looking))
 
     async def first(self) -> Roster | None:
         """What is known; None while nothing ever was."""
@@ -82,6 +90,7 @@ class Watcher:
         """How a replica stands, when that has changed."""
         self._reports[replica] = _Report(state, time.monotonic())
         self._gone.pop(replica, None)
+        self._heard.set()
 
     async def leave(self, replica: str) -> None:
         """The replica has ended."""
@@ -91,7 +100,21 @@ class Watcher:
         """Something may have changed in the registry: look soon. What it is the registry itself says."""
         self._hinted.set()
 
+    async def recall(self, key: str) -> Kept | None:
+        """What an idempotency key was given, for an ingress that began after that."""
+        return await self._given.recall(key)
+
+    async def keep(self, key: str, kept: Kept) -> Kept:
+        """Keep what an idempotency key is given, unless something is there; what holds from now on."""
+        return await self._given.keep(key, kept)
+
     async def state(self) -> ServiceState:
+        """How the service stands; a watcher that starts anew waits until it has heard from somebody."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._heard.wait(), REPORT_SECONDS)
+        return self._state()
+
+    def _state(self) -> ServiceState:
         now = time.monotonic()
         silent = [name for name, report in self._reports.items() if now - report.at >= SILENT_SECONDS]
         for name in silent:
@@ -119,11 +142,15 @@ class Watcher:
         self._fault = ""
         if self._roster is None or self._roster.name != roster.name:
             self._roster = roster
-            await asyncio.to_thread(roster.write, self._kept)
             self._changed.set()
             self._changed = asyncio.Event()
+            try:
+                await asyncio.to_thread(roster.write, self._kept)
+            except OSError as error:
+                log.warning("the champions cannot be kept for a restart: %s", error)
 
-    async def _watch(self) -> None:
+    async def _watch(self, looking: asyncio.Task[None]) -> None:
+        await asyncio.wait({looking})
         due = time.monotonic() + self._poll
         while True:
             with contextlib.suppress(TimeoutError):
@@ -135,7 +162,7 @@ class Watcher:
                     due = time.monotonic() + self._poll
                     await self.look()
                 if self._roster is not None and not self._fault:
-                    await asyncio.to_thread(self._tags.write, self._roster, await self.state())
+                    await asyncio.to_thread(self._tags.write, self._roster, self._state())
             except Exception:  # of ours; watching must not end while there are replicas
                 log.exception("a look at the registry failed")
             await asyncio.sleep(min(HINT_SECONDS, self._poll))

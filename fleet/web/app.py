@@ -14,6 +14,7 @@ from fleet.web.hangup import Hangup
 from fleet.web.health import health_routes
 from fleet.web.hints import hint_routes
 from fleet.web.jobs import job_routes
+from fleet.web.kept import Memory
 from fleet.web.key_ring import KeyRing
 from fleet.web.metered import Metered, Timed, metrics_routes
 from fleet.web.metrics import Metrics
@@ -23,8 +24,10 @@ from fleet.web.page import page_routes
 from fleet.web.settings import WebSettings
 
 
-def make_app(backend: Backend, *, version: str, settings: WebSettings | None = None) -> FastAPI:
-    """The whole interface for one backend.
+def make_app(
+    backend: Backend, *, version: str, settings: WebSettings | None = None, memory: Memory | None = None
+) -> FastAPI:
+    """The whole interface for one backend; ``memory`` is where answers are kept by idempotency key.
 
     Raises ``InputError`` when its API keys cannot be read.
     """
@@ -49,7 +52,7 @@ def make_app(backend: Backend, *, version: str, settings: WebSettings | None = N
         app.include_router(hint_routes(backend, settings.hint_secret))
     backend = Metered(Guarded(backend), metrics)
     app.include_router(health_routes(backend))
-    once = Once()
+    once = Once(memory)
     app.include_router(job_routes(backend, once))
     app.include_router(openai_routes(backend, once))
     app.include_router(page_routes())

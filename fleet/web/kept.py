@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from cachetools import TTLCache
 
@@ -21,7 +22,19 @@ class Kept:
     results: tuple[Result, ...]
 
 
-class Memory:
+class Memory(Protocol):
+    """Where they are kept."""
+
+    async def recall(self, key: str) -> Kept | None:
+        """What the key has been given; None if nothing is known of it."""
+        ...
+
+    async def keep(self, key: str, kept: Kept) -> Kept:
+        """Keep it, unless something is there already; what holds from now on."""
+        ...
+
+
+class ProcessMemory:
     """In this process, for ten minutes."""
 
     def __init__(self) -> None:
@@ -29,10 +42,8 @@ class Memory:
             KEPT_RESULTS, KEPT_SECONDS, getsizeof=lambda kept: len(kept.results)
         )
 
-    def recall(self, key: str) -> Kept | None:
-        """What the key has been given; None if nothing is known of it."""
+    async def recall(self, key: str) -> Kept | None:
         return self._kept.get(key)
 
-    def keep(self, key: str, kept: Kept) -> Kept:
-        """Keep it, unless something is there already; what holds from now on."""
+    async def keep(self, key: str, kept: Kept) -> Kept:
         return self._kept.setdefault(key, kept)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fleet.job import ITS_OWN, Result
 from fleet.web.caller import caller
 from fleet.web.errors import Refusal
-from fleet.web.kept import Kept, Memory
+from fleet.web.kept import Kept, Memory, ProcessMemory
 
 LASTING = ITS_OWN | {None}
 """What a result says that is kept; every other failure may pass, and the key may try again."""
@@ -29,8 +29,9 @@ class _Going:
 class Once:
     """Work by key: going on for as long as somebody waits for it, and kept when it is done."""
 
-    def __init__(self) -> None:
-        self._memory = Memory()
+    def __init__(self, memory: Memory | None = None) -> None:
+        """``memory`` is this process's if not given."""
+        self._memory: Memory = memory or ProcessMemory()
         self._going: dict[str, _Going] = {}
 
     async def do(self, key: str, request: str, work: Callable[[], Awaitable[list[Result]]]) -> list[Result]:
@@ -66,12 +67,12 @@ class Once:
     async def _done(
         self, place: str, content: str, work: Callable[[], Awaitable[list[Result]]]
     ) -> list[Result]:
-        kept = self._memory.recall(place)
+        kept = await self._memory.recall(place)
         if kept is None:
             results = await work()
             if any(result.code not in LASTING for result in results):
                 return results
-            kept = self._memory.keep(place, Kept(content, tuple(results)))
+            kept = await self._memory.keep(place, Kept(content, tuple(results)))
         _check(content, kept.content)
         return list(kept.results)
 

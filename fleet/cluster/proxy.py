@@ -1,0 +1,40 @@
+"""What Serve's proxy says when the ingress dies under a request: that it may be sent again.
+
+Serve would end such a request with a bare 500. The proxy loads this file by the name in ``CALLBACK``, so it
+imports little. Knows nothing of jobs.
+"""
+
+from __future__ import annotations
+
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "fleet.cluster.proxy.middlewares"}
+"""The environment variable of a Ray node that has its proxy use this file."""
+
+
+def middlewares() -> list[Middleware]:
+    """What Serve puts around its proxy."""
+    return [Middleware(Unanswered)]
+
+
+class Unanswered:
+    """ASGI middleware: 503 where nothing was said. An answer that has begun just breaks off."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        said = False
+
+        async def listened(message: Message) -> None:
+            nonlocal said
+            said = True
+            await send(message)
+
+        await self._app(scope, receive, listened)
+        if scope["type"] == "http" and not said:
+            # The shape of ``fleet.web.errors``, which costs seconds to import.
+            error = {"code": "failed", "message": "the service was interrupted: send the request again"}
+            await JSONResponse({"error": error}, 503, headers={"Retry-After": "1"})(scope, receive, send)
