@@ -42,6 +42,8 @@ class Job:
     decides for another task is not done."""
     demand: Demand | None = None
     """What is asked of the answer, beside the task."""
+    patient: bool = False
+    """Whether nobody waits for it, as for one of a file of many: it lets others by."""
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -146,13 +146,11 @@ class LiveHost:
         with self._woken:
             if self._closed:
                 raise OverloadError("this host is closing", 1)
-            if len(self._errands) >= limits.jobs:
-                raise OverloadError(
-                    f"{limits.jobs} jobs wait already, as many as may", self._pace.seconds(limits.jobs)
-                )
+            if len(self._errands) >= (most := _room(job, limits.jobs)):
+                raise OverloadError(f"{most} jobs wait already, as many as may", self._pace.seconds(most))
             for task in job.tasks:
-                if self._per_task[task] >= limits.per_task:
-                    raise self._too_many(task)
+                if self._per_task[task] >= _room(job, limits.per_task):
+                    raise self._too_many(job, task)
             self._per_task.update(job.tasks)
             self._errands[errand.ticket] = errand
             self._arrived.append(errand)
@@ -191,8 +189,8 @@ class LiveHost:
             self._posted.append(call)
             self._woken.notify()
 
-    def _too_many(self, task: str) -> OverloadError:
-        limit = self._limits.per_task
+    def _too_many(self, job: Job, task: str) -> OverloadError:
+        limit = _room(job, self._limits.per_task)
         return OverloadError(
             f"{limit} jobs wait for {task} already, as many as may", self._pace.seconds(limit)
         )
@@ -280,15 +278,17 @@ class LiveHost:
         if not ticket.job.tasks:
             for task in list(ticket.versions):
                 with self._woken:
-                    full = self._per_task[task] >= self._limits.per_task
+                    full = self._per_task[task] >= _room(ticket.job, self._limits.per_task)
                     self._per_task[task] += 1
                 if full:
-                    error = self._too_many(task)
+                    error = self._too_many(ticket.job, task)
                     ticket.fail(task, str(error), "overloaded", error.seconds)
         for task in sorted(ticket.open):
             info = ticket.versions[task]
             self._host.experts.pin(info.digest)  # so that it is there when its turn comes
-            self._queue.put(task, (errand, task), len(ticket.ids))
+            # Patient jobs line up beside those of the same task that somebody waits for, not before them.
+            line = f"{task} (patient)" if ticket.job.patient else task
+            self._queue.put(line, (errand, task), len(ticket.ids))
             if not self._host.holds(info) and self._host.fault(info) is None:
                 self._follower.need(info)
         if ticket.ended:
@@ -367,3 +367,8 @@ class LiveHost:
             log.exception("nobody takes the result of job %s", result.id)
         if self._shadow is not None:
             self._shadow.offer(ticket)
+
+
+def _room(job: Job, limit: int) -> int:
+    """Of a limit, what a job may find taken: patient ones leave half of it to the others."""
+    return max(1, limit // 2) if job.patient else limit

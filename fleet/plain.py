@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -27,3 +28,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence | set | frozenset):
         return [plain(item) for item in value]
     return plain(value.item()) if hasattr(value, "item") else str(value)  # numpy's scalars
+
+
+def json_line(value: Any) -> str:
+    """``value`` as one line of JSON, without its end."""
+    return json.dumps(plain(value), ensure_ascii=False, separators=(", ", ": "))

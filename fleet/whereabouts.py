@@ -32,6 +32,8 @@ class Whereabouts:
     pid: int
     started: float
     """Unix seconds."""
+    ray: str = ""
+    """``host:port`` of the Ray that it runs on."""
 
 
 @contextmanager
@@ -56,10 +58,10 @@ def only_service(project: Project) -> Iterator[Path]:
         lock.release()
 
 
-def announce(file: Path, address: str) -> None:
-    """Say where the service answers, published by rename."""
+def announce(file: Path, address: str, ray: str = "") -> None:
+    """Say where the service answers, and on which Ray, published by rename."""
     fresh = file.with_name(f"{file.name}.new")
-    fresh.write_text(json.dumps(asdict(Whereabouts(address, os.getpid(), time.time()))))
+    fresh.write_text(json.dumps(asdict(Whereabouts(address, os.getpid(), time.time(), ray))))
     fresh.replace(file)
 
 

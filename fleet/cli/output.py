@@ -26,10 +26,6 @@ PIPED_WIDTH = 240
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
-def json_line(value: Any) -> str:
-    return json.dumps(plain(value), ensure_ascii=False, separators=(", ", ": "))
-
-
 def print_json(value: Any) -> None:
     click.echo(json.dumps(plain(value), ensure_ascii=False, indent=2))
 

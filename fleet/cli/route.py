@@ -1,26 +1,32 @@
-"""``fleet route``: one text or many jobs through the router and its experts, in this process."""
+"""``fleet route``: one text or many jobs through the router and its experts, in this process or a cluster."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from fleet.cli.bulk import PART_ROWS, BulkWishes, run_bulk
 from fleet.cli.entry import INTERRUPTED
 from fleet.cli.invocation import Failure, Invocation, pass_invocation
-from fleet.cli.jobs import Line, ResultFile, read_lines, result_line, some_text
-from fleet.cli.output import console, json_line, print_json
+from fleet.cli.jobs import ResultFile
+from fleet.cli.output import print_json
+from fleet.cli.progress import job_progress
 from fleet.cli.result import result_summary, show_explained, show_result
 from fleet.engine.specs import WEIGHTS, Weights
 from fleet.errors import FleetError, InputError, suggest
+from fleet.lines import Line, read_lines, result_line, some_text
+from fleet.plain import json_line
 
 if TYPE_CHECKING:
+    from fleet.bulk.source import Kind
     from fleet.host import Host
     from fleet.job import Result
 
@@ -71,8 +77,32 @@ class Wishes:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; JSON lines for many jobs.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write JSON lines to this file; one that is there is gone on with.",
+    type=click.Path(path_type=Path),
+    help="Write JSON lines to this file, with --address into this folder; one that is there is gone on with.",
+)
+@click.option(
+    "--address",
+    metavar="ADDRESS",
+    help="Let the replicas of a fleet answer that is served there (fleet serve --address): host:port of its "
+    "Ray cluster, or auto for the one on this machine.",
+)
+@click.option(
+    "--in-flight",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --address: jobs on their way at a time; as many as keep the replicas busy if not given.",
+)
+@click.option(
+    "--part-rows",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    help=f"With --address: jobs in each file of the output; {PART_ROWS} if not given.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "parquet"]),
+    help="With --address: of the output; that of the input if not given.",
 )
 @pass_invocation
 @click.pass_context
@@ -83,6 +113,10 @@ def route(
     texts: tuple[str, ...],
     file: str | None,
     output: Path | None,
+    address: str | None,
+    in_flight: int | None,
+    part_rows: int | None,
+    form: Kind | None,
     **wishes: Any,
 ) -> None:
     """Route TEXT to its expert and show decision, answer and receipt.
@@ -91,6 +125,10 @@ def route(
     {"fields": {...}}, with "id" and "task" if wanted. Results come in the same order. A line that is
     no job, or a job that fails, becomes a result with an error and stops nothing. Results already in
     --output are kept (half a result at its end is dropped) and the rest is added.
+
+    With --address the jobs of a file, JSON lines or Parquet with the same names as columns, are answered
+    by a fleet that is served, and results go into a folder, one file for each part of the input. Whatever
+    ends the run, the same command goes on with the parts that are missing. _SUCCESS is written last.
 
     \b
     Exit codes:
@@ -109,13 +147,41 @@ def route(
     if (text is None) == (file is None):
         raise click.UsageError("Give either TEXT or --file.")
     if text is not None:
-        if output is not None:
-            raise click.UsageError("--output goes with --file.")
+        for option, value in (("--output", output), ("--address", address)):
+            if value is not None:
+                raise click.UsageError(f"{option} goes with --file.")
         some_text(text)
         _check_task(invocation, wished.task)
         ctx.exit(_one(invocation, text, wished))
+    if address is not None:
+        bulk = BulkWishes(address, in_flight, part_rows or PART_ROWS, form)
+        ctx.exit(_bulk(ctx, invocation, str(file), output, wished, bulk))
+    if (in_flight, part_rows, form) != (None, None, None):
+        raise click.UsageError("--in-flight, --part-rows and --format go with --address.")
+    if output is not None and output.is_dir():
+        raise InputError(
+            f"--output {output} is a folder: name a file, or the cluster that answers (--address)"
+        )
     _check_task(invocation, wished.task)
     ctx.exit(_many(invocation, str(file), output, wished))
+
+
+def _bulk(
+    ctx: click.Context,
+    invocation: Invocation,
+    file: str,
+    output: Path | None,
+    wished: Wishes,
+    bulk: BulkWishes,
+) -> int:
+    if output is None or file == STANDARD_INPUT:
+        raise click.UsageError("--address goes with a --file that is no stream, and a folder as --output.")
+    if wished.explain or ctx.get_parameter_source("weights") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--explain and --weights do not go with --address: the replicas have theirs.")
+    _check_task(invocation, wished.task)
+    return run_bulk(
+        invocation, Path(file), output, task=wished.task, top=wished.top, as_json=wished.as_json, bulk=bulk
+    )
 
 
 def _check_task(invocation: Invocation, task: str | None) -> None:
@@ -153,7 +219,9 @@ def _many(invocation: Invocation, file: str, output: Path | None, wished: Wishes
         total = None if file == STANDARD_INPUT else _count(Path(file))
         lines = read_lines(source, wished.task)
         sink = None if output is None else stack.enter_context(ResultFile(output))
-        advance = stack.enter_context(_progress(total, shown=output is not None or not sys.stdout.isatty()))
+        advance = stack.enter_context(
+            job_progress(total, shown=output is not None or not sys.stdout.isatty())
+        )
         try:
             for kept in sink.resume(lines) if sink else ():
                 code, seen = _worse(code, _kept_code(kept)), seen + 1
@@ -244,27 +312,3 @@ def _worse(one: int, other: int) -> int:
 def _count(path: Path) -> int:
     with path.open("rb") as stream:
         return sum(1 for line in stream if line.strip())
-
-
-@contextmanager
-def _progress(total: int | None, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error where it is a terminal, a line after each chunk elsewhere."""
-    screen = console(stderr=True)
-    if not shown:
-        yield lambda count: None
-    elif screen.is_terminal:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("jobs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=screen) as bar:
-            work = bar.add_task("jobs", total=total)
-            yield lambda count: bar.advance(work, count)
-    else:
-        done = 0
-
-        def say(count: int) -> None:
-            nonlocal done
-            if done // CHUNK != (done := done + count) // CHUNK or done == total:
-                click.echo(f"{done}{'' if total is None else f' of {total}'} jobs", err=True)
-
-        yield say

@@ -138,7 +138,7 @@ def serve(
         place = stack.enter_context(only_service(project))
         experts = _experts(project)
         click.echo("starting Ray Serve", err=True)
-        stack.enter_context(connect(address, telemetry=project.config.telemetry))
+        session = stack.enter_context(connect(address, telemetry=project.config.telemetry))
         # Once more: Ray has set a handler of its own, which ends this process and leaves the service behind.
         stack.enter_context(terminate_as_interrupt())
         stack.enter_context(serving(args, host=host, port=port))
@@ -147,8 +147,10 @@ def serve(
             _ui(stack, project, ui_port, service, secret)
         elif with_ui:
             click.echo(f"MLflow is at {redact(project.tracking_uri)}")
-        announce(place, service)
+        announce(place, service, session.cluster)
         click.echo(f"{experts}; the fleet answers at http://{host}:{port} (Ctrl-C ends it)")
+        reached = "auto" if session.started else session.cluster
+        click.echo(f"and to fleet route --file jobs.jsonl --output results/ --address {reached}")
         while True:
             time.sleep(3600)
 

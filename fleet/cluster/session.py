@@ -13,8 +13,10 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.exceptions import RayError
 
 from fleet.cluster.plan import Node, Resources
@@ -33,6 +35,11 @@ class Session:
     """The cluster's address, or ``local``."""
     started: bool
     """Whether it is ours and ends with us."""
+
+    @property
+    def cluster(self) -> str:
+        """Where other processes of this machine find it; a Ray of our own has an address too."""
+        return self.address if "://" in self.address else str(ray.get_runtime_context().gcs_address)
 
     @property
     def resources(self) -> Resources:
@@ -94,6 +101,8 @@ def _start(address: str, cpus: int | None) -> None:
                 logging_level=logging.ERROR,
             )
         else:
+            if _is_here(address):
+                _offer_token()
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -102,8 +111,28 @@ def _start(address: str, cpus: int | None) -> None:
         raise ClusterError(
             f"the Ray at {address} does not let this machine in: {reason}. Machines that are not of the "
             f"cluster connect with ray://HOST:{CLIENT_PORT}; Python, Ray and taskfleet must have the same "
-            "versions as there; a cluster with tokens needs its token in ~/.ray/auth_token"
+            "versions as there; a cluster with tokens needs its token in ~/.ray/auth_token and "
+            "RAY_AUTH_MODE=token"
         ) from error
+
+
+def _is_here(address: str) -> bool:
+    """Whether the address is one of this machine's own: only there can somebody listen."""
+    host = address.rpartition("://")[2].rpartition(":")[0].strip("[]")
+    try:
+        socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError:
+        return False
+    return True
+
+
+def _offer_token() -> None:
+    """Ray makes a token for a Ray that it starts, but offers it only where it has found the address itself.
+
+    A cluster without tokens does not mind.
+    """
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def check_address(address: str) -> None:
@@ -127,8 +156,29 @@ def check_address(address: str) -> None:
     except (OSError, OverflowError) as error:
         raise ClusterError(
             f"nothing answers at {address} ({error}): is the cluster up (`ray status` on its head) and the "
-            "port open? Leave out --address and RAY_ADDRESS to train on this machine"
+            "port open? Leave out --address and RAY_ADDRESS to use this machine alone"
         ) from error
+
+
+@contextmanager
+def announced(session: Session, place: Path) -> Iterator[None]:
+    """Say in a file where the session's Ray is, for who asks for it with ``auto``, while a block lasts."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(f"{session.cluster}\n")
+    try:
+        yield
+    finally:
+        place.unlink(missing_ok=True)
+
+
+def found(address: str, place: Path) -> str:
+    """What an address means: ``auto`` is the one that was announced, if that is still there."""
+    if address == "auto" and place.exists():
+        announced = place.read_text().strip()
+        with contextlib.suppress(ClusterError, InputError):
+            check_address(announced)
+            return announced
+    return address
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from click.testing import Result as Ran
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.cli.jobs import MAX_LINE, read_lines
 from fleet.cli.main import main
 from fleet.host import Host
 from fleet.job import Answer, Job, Receipt, Result, Weights
+from fleet.lines import MAX_LINE, read_lines
 from fleet.project import Project
 from fleet.routing.decision import Decision
 

@@ -17,10 +17,11 @@ from fleet.assignment import TaskOutcome
 from fleet.campaign import CampaignReport, Observer, ReportRow
 from fleet.cli.live import LiveTable, PlainLines, watching
 from fleet.cli.main import main
-from fleet.cli.output import duration, json_line, size
+from fleet.cli.output import duration, size
 from fleet.cli.report import show_report
 from fleet.engine.train import Progress
 from fleet.errors import ClusterError
+from fleet.plain import json_line
 from fleet.project import Project
 
 STEP = Progress("sentiment", "training", 40, 120, 1, 0.53217, math.nan, 1234.5, 125.0)
