@@ -53,6 +53,7 @@ def open_folder(
     options = BulkOptions(task, top, part_rows, form or kind)
     try:
         path.mkdir(exist_ok=True)
+        _check_ours(path)
         lock = FileLock(path / LOCK, timeout=0)
         lock.acquire()
     except FileNotFoundError as error:
@@ -71,6 +72,17 @@ def open_folder(
         yield BulkFolder(path, source, kind, options)
     finally:
         lock.release()
+
+
+def _check_ours(path: Path) -> None:
+    """Before anything is written there."""
+    names = {held.name for held in path.iterdir()}
+    others = names - {LOCK, f".{MANIFEST}.new"}
+    if others and MANIFEST not in names:
+        raise InputError(
+            f"--output {path} holds other things ({min(others)}) and no {MANIFEST}: "
+            "name an empty folder, or one that is still to be made"
+        )
 
 
 class BulkFolder:
@@ -109,12 +121,6 @@ class BulkFolder:
     def _kept(self) -> dict[str, Any] | None:
         manifest = self.path / MANIFEST
         if not manifest.exists():
-            names = {path.name for path in self.path.iterdir()} - {LOCK, f".{MANIFEST}.new"}
-            if names:
-                raise InputError(
-                    f"--output {self.path} holds other things ({min(names)}) and no {MANIFEST}: "
-                    "name an empty folder, or one that is still to be made"
-                )
             return None
         try:
             kept = json.loads(manifest.read_bytes())

@@ -92,7 +92,7 @@ def _answer(
     project: Project, folder: BulkFolder, bulk: BulkWishes, left: list[Part], course: _Course
 ) -> Iterator[Part]:
     from fleet.cluster.bulk import Order, answer_parts, running_replicas
-    from fleet.cluster.session import connect, found
+    from fleet.cluster.session import AUTO, connect, found
 
     address = found(bulk.address, project.serving_address)
     if "://" in address:
@@ -100,7 +100,7 @@ def _answer(
             f"--address {bulk.address}: the file is read where the command runs, which has to be a machine "
             "of the cluster: run it there, with host:port"
         )
-    with connect(address, telemetry=project.config.telemetry):
+    with connect(address, telemetry=project.config.telemetry, token=bulk.address == AUTO):
         replicas = running_replicas(address)
         click.echo(f"{replicas} replica{'s' if replicas != 1 else ''} answer at {address}", err=True)
         options = folder.options

@@ -96,7 +96,7 @@ def answer_parts(order: Order, parts: Iterator[Part]) -> Iterator[AnsweredPart]:
             .map(
                 _feed,
                 fn_kwargs={"order": order},
-                compute=ray.data.TaskPoolStrategy(size=order.feeders),
+                compute=ray.data.TaskPoolStrategy(size=min(order.feeders, len(window))),
                 num_cpus=0,  # replicas may have all of them
                 label_selector=here,
             )

@@ -25,6 +25,8 @@ from fleet.errors import ClusterError, InputError
 
 REACH_SECONDS = 5.0
 CLIENT_PORT = 10001
+AUTO = "auto"
+"""The Ray of this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,18 @@ class Session:
 
 @contextmanager
 def connect(
-    address: str | None = None, *, cpus: int | None = None, telemetry: bool = False
+    address: str | None = None,
+    *,
+    cpus: int | None = None,
+    telemetry: bool = False,
+    token: bool = False,
 ) -> Iterator[Session]:
     """Connect for the length of a ``with`` block.
 
     ``address`` is ``host:port`` on a machine of that cluster, or ``ray://host:10001`` from anywhere.
     Without it: the Ray that this process already uses, else ``RAY_ADDRESS``, else a Ray of our own on
-    this machine with ``cpus`` cores (all of them by default).
+    this machine with ``cpus`` cores (all of them by default). ``token`` offers this machine's token there,
+    as it takes to join a Ray that another process of ours has started.
 
     Raises ``InputError`` for what is no address, ``ClusterError`` when there is nothing at the address or
     it does not let us in.
@@ -72,7 +79,8 @@ def connect(
     wanted = address or os.environ.get("RAY_ADDRESS") or "local"
     if wanted != "local":
         check_address(wanted)
-    with _environment(CALLBACK | ({} if telemetry else {"RAY_USAGE_STATS_ENABLED": "0"})):
+    offer = _token() if token else contextlib.nullcontext()
+    with offer, _environment(CALLBACK | ({} if telemetry else {"RAY_USAGE_STATS_ENABLED": "0"})):
         _start(wanted, cpus)
         try:
             yield Session(wanted, started=wanted == "local")
@@ -101,8 +109,6 @@ def _start(address: str, cpus: int | None) -> None:
                 logging_level=logging.ERROR,
             )
         else:
-            if _is_here(address):
-                _offer_token()
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -116,23 +122,20 @@ def _start(address: str, cpus: int | None) -> None:
         ) from error
 
 
-def _is_here(address: str) -> bool:
-    """Whether the address is one of this machine's own: only there can somebody listen."""
-    host = address.rpartition("://")[2].rpartition(":")[0].strip("[]")
-    try:
-        socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except OSError:
-        return False
-    return True
-
-
-def _offer_token() -> None:
+@contextmanager
+def _token() -> Iterator[None]:
     """Ray makes a token for a Ray that it starts, but offers it only where it has found the address itself.
 
-    A cluster without tokens does not mind.
+    For as long as a block lasts: whatever this process starts later should not ask for one.
     """
+    before = os.environ.get("RAY_AUTH_MODE")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("RAY_AUTH_MODE", None)
 
 
 def check_address(address: str) -> None:
@@ -140,7 +143,7 @@ def check_address(address: str) -> None:
 
     Raises ``InputError`` for what is no address, ``ClusterError`` when nothing answers there.
     """
-    if address == "auto":
+    if address == AUTO:
         return
     scheme, found, rest = address.rpartition("://")
     if found and scheme != "ray":
@@ -162,7 +165,7 @@ def check_address(address: str) -> None:
 
 @contextmanager
 def announced(session: Session, place: Path) -> Iterator[None]:
-    """Say in a file where the session's Ray is, for who asks for it with ``auto``, while a block lasts."""
+    """Say in a file where the session's Ray is, for who asks for it with ``AUTO``, while a block lasts."""
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(f"{session.cluster}\n")
     try:
@@ -172,8 +175,8 @@ def announced(session: Session, place: Path) -> Iterator[None]:
 
 
 def found(address: str, place: Path) -> str:
-    """What an address means: ``auto`` is the one that was announced, if that is still there."""
-    if address == "auto" and place.exists():
+    """What an address means: ``AUTO`` is the one that was announced, if that is still there."""
+    if address == AUTO and place.exists():
         announced = place.read_text().strip()
         with contextlib.suppress(ClusterError, InputError):
             check_address(announced)

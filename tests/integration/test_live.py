@@ -294,6 +294,23 @@ class TestUnderLoad:
         # 32 stories may hold every place when the first other job comes; none of the rest goes before it.
         assert [n for n, task in enumerate(order) if task == "mood"][-1] < 45
 
+    def test_jobs_of_a_file_let_those_by_that_somebody_waits_for(
+        self, shop: Workshop, roster: Roster, held: threading.Event
+    ) -> None:
+        live = LiveHost(new_host(shop), Limits(jobs=200, per_task=120))
+        order: list[str] = []
+        with running(live, roster):
+            bulk = [ask(live, Job(f"file {n}", text=TEXTS[0], task="story", patient=True)) for n in range(60)]
+            with pytest.raises(OverloadError, match="60 jobs wait for story already"):
+                ask(live, Job("one more", text=TEXTS[0], task="story", patient=True))
+            others = [ask(live, Job(f"person {n}", text=TEXTS[1], task="story")) for n in range(5)]
+            for future, name in [*((f, "file") for f in bulk), *((f, "person") for f in others)]:
+                future.add_done_callback(lambda done, name=name: order.append(name))  # type: ignore[misc]
+            held.set()
+            assert all(future.result(SECONDS).error is None for future in [*bulk, *others])
+        # As for the flood: it may hold every place at first; none of the rest goes before a person's job.
+        assert [n for n, name in enumerate(order) if name == "person"][-1] < 50
+
     def test_no_more_is_taken_on_than_may_wait_in_all(
         self, shop: Workshop, roster: Roster, held: threading.Event
     ) -> None:
