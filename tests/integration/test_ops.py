@@ -13,6 +13,10 @@ import ray
 import yaml
 from click.testing import CliRunner
 from ray.scripts.scripts import cli
+from ray.serve import Application
+from ray.serve.schema import ServeDeploySchema
+
+from fleet.cluster.serving import APPLICATION, ServeArgs, application
 
 OPS = Path(__file__).parents[2] / "ops"
 
@@ -37,3 +41,12 @@ def test_its_commands_have_only_options_that_ray_knows(declared: dict[str, Any],
         known = CliRunner().invoke(cli, [words[0], "--help"]).output
         for option in (word.partition("=")[0] for word in words[1:]):
             assert option in known, command
+
+
+def test_the_serve_file_fits_rays_schema_and_builds_the_application() -> None:
+    declared = ServeDeploySchema.model_validate(yaml.safe_load((OPS / "serve.yaml").read_text()))
+    (served,) = declared.applications
+    assert served.name == APPLICATION
+    assert served.import_path == f"{application.__module__}:{application.__name__}"
+    args = ServeArgs.model_validate(served.args)
+    assert isinstance(application(args), Application)
