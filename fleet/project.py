@@ -86,11 +86,6 @@ class Project:
         return self.root / ".fleet"
 
     @property
-    def serving_address(self) -> Path:
-        """Where ``fleet serve`` says on which Ray it runs, while it does."""
-        return self.state / "serving" / "ray"
-
-    @property
     def tracking_uri(self) -> str:
         return self.config.tracking_uri or f"sqlite:///{self.state / 'mlflow.db'}"
 

@@ -92,9 +92,11 @@ def _answer(
     project: Project, folder: BulkFolder, bulk: BulkWishes, left: list[Part], course: _Course
 ) -> Iterator[Part]:
     from fleet.cluster.bulk import Order, answer_parts, running_replicas
-    from fleet.cluster.session import AUTO, connect, found
+    from fleet.cluster.session import AUTO, connect
+    from fleet.whereabouts import running_service
 
-    address = found(bulk.address, project.serving_address)
+    service = running_service(project) if bulk.address == AUTO else None
+    address = (service and service.ray) or bulk.address
     if "://" in address:
         raise InputError(
             f"--address {bulk.address}: the file is read where the command runs, which has to be a machine "

@@ -13,7 +13,6 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
@@ -161,27 +160,6 @@ def check_address(address: str) -> None:
             f"nothing answers at {address} ({error}): is the cluster up (`ray status` on its head) and the "
             "port open? Leave out --address and RAY_ADDRESS to use this machine alone"
         ) from error
-
-
-@contextmanager
-def announced(session: Session, place: Path) -> Iterator[None]:
-    """Say in a file where the session's Ray is, for who asks for it with ``AUTO``, while a block lasts."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(f"{session.cluster}\n")
-    try:
-        yield
-    finally:
-        place.unlink(missing_ok=True)
-
-
-def found(address: str, place: Path) -> str:
-    """What an address means: ``AUTO`` is the one that was announced, if that is still there."""
-    if address == AUTO and place.exists():
-        announced = place.read_text().strip()
-        with contextlib.suppress(ClusterError, InputError):
-            check_address(announced)
-            return announced
-    return address
 
 
 @contextmanager

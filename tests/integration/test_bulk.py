@@ -22,7 +22,8 @@ from ray.cluster_utils import Cluster
 from fleet.cli.main import main
 from fleet.cluster.bulk import running_replicas
 from fleet.cluster.serving import ServeArgs, free_port, serving
-from fleet.cluster.session import announced, connect
+from fleet.project import Project
+from fleet.whereabouts import announce, only_service
 from fleet.workshop import RUSSIAN, Workshop, open_shop
 
 TEXTS = ["Anna met Bo", "hello fox", "14 98 196 17", "a parcel", "Oslo", "да нет"]
@@ -59,10 +60,10 @@ def address(shop: Workshop, ray_cluster: Cluster) -> Iterator[str]:
     try:
         args = ServeArgs(root=str(shop.place.parent), replicas=2, poll_seconds=0.2)
         with (
-            serving(args, host="127.0.0.1", port=free_port("127.0.0.1", 0)),
-            connect(ray_cluster.address) as session,
-            announced(session, shop.place.parent / ".fleet" / "serving" / "ray"),
+            only_service(Project.find(shop.place.parent)) as place,
+            serving(args, host="127.0.0.1", port=(port := free_port("127.0.0.1", 0))),
         ):
+            announce(place, f"http://127.0.0.1:{port}", ray_cluster.address)
             until(lambda: running_replicas(ray_cluster.address) == 2)
             yield ray_cluster.address
     finally:
