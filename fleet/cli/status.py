@@ -43,7 +43,7 @@ COLUMNS = ("task", "champion", "metric", "value [95 %]", "age", "size", "challen
 )
 @pass_invocation
 def status(invocation: Invocation, as_json: bool, address: str | None) -> None:
-    """Show the champions, what has changed since, and how the service stands that answers with them.
+    """Show champions, what has changed since, and the service.
 
     "changed since" names manifest or data when they are no longer what the champion was trained with. A
     service that wants an API key is given FLEET_API_KEY.

@@ -41,6 +41,7 @@ PER_REPLICA = 64
 JOB_SECONDS = 600.0
 TRIES = 5
 """Of a job that fails in a way that may pass, or is late. One that finds no room is tried until there is."""
+PASSING = frozenset({"overloaded", "failed", "deadline"})
 LONGEST_WAIT = 20.0
 WINDOW = 1000
 """Parts that Ray Data is told of at a time, so that a long file costs no more than a short one."""
@@ -175,11 +176,13 @@ class _Feeder:
                 retry=retry_if_exception_type(_Again), stop=enough, wait=_pause, reraise=True
             ):
                 with attempt:
-                    open_ = [n for n in range(len(jobs)) if n not in settled or _may_pass(settled[n])]
+                    open_ = [n for n in range(len(jobs)) if n not in settled or may_pass(settled[n])]
                     async with self._room:
-                        results = await self._ask([jobs[n] for n in open_])
+                        results = await self._backend.answer(
+                            [jobs[n] for n in open_], top=self._order.top, seconds=JOB_SECONDS
+                        )
                     settled.update(zip(open_, results, strict=True))
-                    again = [result for result in results if _may_pass(result)]
+                    again = [result for result in results if may_pass(result)]
                     failures += any(result.code != "overloaded" for result in again)
                     if again:
                         raise _Again(max(result.retry_after or 1 for result in again))
@@ -187,24 +190,16 @@ class _Feeder:
             raise ClusterError("no replica of the fleet answers any more")
         return [settled[n] for n in range(len(jobs))]
 
-    async def _ask(self, jobs: Sequence[Job]) -> list[Result]:
-        try:
-            async with asyncio.timeout(JOB_SECONDS + 60):
-                return await self._backend.answer(jobs, top=self._order.top, seconds=JOB_SECONDS)
-        except TimeoutError:
-            return [
-                Result(job.id, None, error="no replica has answered in time", code="failed") for job in jobs
-            ]
-
 
 @cache
 def _backend() -> ReplicaBackend:
     """One for a process: each keeps itself informed of the replicas."""
-    return ReplicaBackend(serve.get_deployment_handle("host", app_name=APPLICATION), watcher=None)
+    return ReplicaBackend(serve.get_deployment_handle("host", app_name=APPLICATION), None, JOB_SECONDS)
 
 
-def _may_pass(result: Result) -> bool:
-    return result.code in ("overloaded", "failed", "deadline")
+def may_pass(result: Result) -> bool:
+    """Whether the job, or one of the experts that it was for, may yet be answered."""
+    return not PASSING.isdisjoint({result.code, *result.failed_codes.values()})
 
 
 _backoff: Callable[[RetryCallState], float] = wait_random_exponential(multiplier=0.5, max=LONGEST_WAIT)

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.exceptions import RayError
 
 from fleet.cluster.plan import Node, Resources
@@ -129,7 +128,10 @@ def _token() -> Iterator[None]:
     """
     before = os.environ.get("RAY_AUTH_MODE")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    with contextlib.suppress(ImportError):  # a private place, but Ray has no other door to it
+        from ray._private.authentication import authentication_token_setup
+
+        authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
         yield
     finally:

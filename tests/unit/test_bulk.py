@@ -20,8 +20,9 @@ from fleet.bulk import source
 from fleet.bulk.folder import BulkFolder, open_folder
 from fleet.bulk.results import Tally, encode, tally_of
 from fleet.bulk.source import Kind, cut, kind_of, read_part
+from fleet.cluster.bulk import may_pass
 from fleet.errors import InputError
-from fleet.job import Answer, Job, Receipt, Result
+from fleet.job import Answer, FaultCode, Job, Receipt, Result
 from fleet.lines import MAX_LINE, Line, read_lines, result_line
 from fleet.routing.decision import Decision
 
@@ -269,3 +270,19 @@ def test_a_file_that_was_changed_meanwhile_is_no_success(jobs: Path) -> None:
         with pytest.raises(InputError, match="changed while it was read"):
             folder.succeed(Tally(10))
     assert not (jobs.parent / "out" / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "codes", "again"),
+    [
+        (None, {}, False),
+        ("bad-job", {"mood": "bad-job"}, False),
+        ("overloaded", {}, True),
+        (None, {"story": "overloaded"}, True),  # its first expert has answered
+        ("quarantined", {"mood": "quarantined"}, False),
+    ],
+)
+def test_a_job_is_sent_again_when_any_of_its_experts_may_answer_yet(
+    code: FaultCode | None, codes: dict[str, FaultCode], again: bool
+) -> None:
+    assert may_pass(Result("1", None, code=code, failed_codes=codes)) is again
