@@ -83,9 +83,10 @@ def body(
     return {"error": {"code": code, "message": message, "type": kind, "param": param, **more}}
 
 
-def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These failures, for the description of a route."""
-    return {status: {"model": ErrorBody, "description": _SAID[status]} for status in statuses}
+def answers(*statuses: int, also: Any = None) -> dict[int | str, dict[str, Any]]:
+    """These failures, for the description of a route; they may have the shape ``also`` as well."""
+    shape = ErrorBody if also is None else ErrorBody | also
+    return {status: {"model": shape, "description": _SAID[status]} for status in statuses}
 
 
 _SAID = {

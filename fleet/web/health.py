@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 from fleet.plain import plain
-from fleet.web.backend import Backend
+from fleet.web.backend import Backend, ServiceState
 
 
 def health_routes(backend: Backend) -> APIRouter:
@@ -18,7 +18,7 @@ def health_routes(backend: Backend) -> APIRouter:
         """Whether this process is alive; says nothing about experts."""
         return {"status": "alive"}
 
-    @routes.get("/readyz", tags=["health"])
+    @routes.get("/readyz", tags=["health"], responses={503: {"description": "No expert can answer yet"}})
     async def readyz() -> Response:
         """Which experts are ready, at which version, on how many replicas; 503 before there is any."""
         state = await backend.state()
@@ -30,7 +30,7 @@ def health_routes(backend: Backend) -> APIRouter:
         }
         return JSONResponse(content, 200 if state.ready else 503)
 
-    @routes.get("/v1/experts", tags=["experts"])
+    @routes.get("/v1/experts", tags=["experts"], responses={200: {"model": ServiceState}})
     async def experts() -> Response:
         """Every expert: versions, digest, state, and why a version must not answer."""
         return JSONResponse(plain(await backend.state()))

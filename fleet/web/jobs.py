@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
 
 from fleet.job import Result
 from fleet.plain import plain
@@ -21,16 +22,37 @@ from fleet.web.once import Once
 from fleet.web.requests import JobsIn, OneJob
 
 
+class Results(BaseModel):
+    """What several jobs come to, in their order."""
+
+    results: list[Result]
+
+
 def job_routes(backend: Backend, once: Once) -> APIRouter:
     """``POST /v1/jobs``; ``once`` remembers answers by idempotency key."""
     routes = APIRouter()
 
-    @routes.post("/v1/jobs", tags=["jobs"])
+    @routes.post(
+        "/v1/jobs",
+        tags=["jobs"],
+        responses={
+            200: {
+                "model": Result | Results,
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            },
+            **errors.answers(400, 413),
+            **errors.answers(404, 422, 429, 503, 504, also=Result),
+        },
+    )
     async def jobs(
         request: JobsIn,
         idempotency_key: Annotated[str | None, Header(max_length=256)] = None,
     ) -> Response:
-        """Route and answer one job or several."""
+        """Route and answer one job or several.
+
+        A single job that fails has the status of its failure, and its result as the body; several have each
+        their own `code`.
+        """
         if isinstance(request, OneJob) and request.stream:
             if idempotency_key is not None:
                 reason = "a stream cannot be given twice: leave out either stream or the Idempotency-Key"

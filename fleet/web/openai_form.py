@@ -18,7 +18,7 @@ MAX_DEPTH = 64
 class SchemaFormat(BaseModel):
     """The ``json_schema`` of a ``response_format``."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str = Field(min_length=1, max_length=256)
     schema_: dict[str, Any] = Field(
@@ -53,7 +53,7 @@ def depth(value: Any) -> int:
 class ResponseFormat(BaseModel):
     """The form of the answer."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: SchemaFormat | None = None

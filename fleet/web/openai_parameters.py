@@ -76,7 +76,7 @@ Stops = Annotated[
 
 
 class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     include_usage: bool | None = Field(default=None, description="One chunk more, with the tokens counted.")
     include_obfuscation: Unread = None
@@ -85,7 +85,7 @@ class StreamOptions(BaseModel):
 class Shared(BaseModel):
     """What both kinds of requests may hold."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str = Field(
         min_length=1,

@@ -110,7 +110,7 @@ class Message(BaseModel):
     """One message; of all of them, exactly one is the user's."""
 
     # A turn of an assistant or a tool has members of its own, and its role is what is wrong with it.
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     role: Annotated[str, AfterValidator(_role), WithJsonSchema({"enum": ["system", "developer", "user"]})]
     content: Content

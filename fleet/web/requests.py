@@ -20,7 +20,7 @@ Name = Annotated[str, Field(min_length=1, max_length=64)]
 class JobIn(BaseModel):
     """One job: a text or named fields, perhaps for one or several named tasks."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     text: str | None = Field(default=None, description="The job's text; or give fields.")
     fields: dict[str, str] | None = Field(
@@ -48,7 +48,7 @@ class JobIn(BaseModel):
 class Options(BaseModel):
     """What holds for all jobs of a request."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     top: int = Field(default=1, ge=1, le=MAX_TASKS, description="Let the likeliest so many experts answer.")
     seconds: float | None = Field(
