@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -131,7 +132,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         status = error.status_code
-        message = f"{request.method} {request.url.path}: {error.detail}"
+        # Not request.url: what came as Host may make no URL.
+        message = f"{request.method} {request.scope['path'][:SHOWN]}: {error.detail}"
         content = body(_CODES.get(status, "bad-request"), message, status=status)
         return JSONResponse(content, status, headers=error.headers)
 
@@ -141,10 +143,7 @@ def place(error: RequestValidationError) -> str | None:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return None
-    steps = list(first["loc"])
-    while steps and steps[0] in _PARTS:  # in front only: a field of a job may be called so
-        del steps[0]
-    return _place(steps) or None
+    return _place(first["loc"]) or None
 
 
 _PARTS = ("body", "header", "path", "query", "one", "many")
@@ -158,7 +157,7 @@ def _fault(error: Mapping[str, Any]) -> str:
     if isinstance(got, bytes):
         return "body: is not read as JSON: send it with Content-Type: application/json"
     shown = "" if isinstance(got, Mapping | list) or got is None else f" (got {_shown(got)!r})"
-    return f"{_place(error['loc'])}: {error['msg'].removeprefix('Value error, ')}{shown}"
+    return f"{_place(error['loc']) or 'body'}: {error['msg'].removeprefix('Value error, ')}{shown}"
 
 
 def _shown(value: Any) -> str:
@@ -166,8 +165,10 @@ def _shown(value: Any) -> str:
 
 
 def _place(location: Sequence[Any]) -> str:
+    """The field; nothing if it is the request as a whole."""
     place = ""
-    for step in location:
+    # In front only: a field of a job may be called so.
+    for step in itertools.dropwhile(_PARTS.__contains__, location):
         if isinstance(step, int):
             place += f"[{step}]"
             continue

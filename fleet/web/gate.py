@@ -128,4 +128,8 @@ def _is_local(scope: Scope) -> bool:
     if server is not None and not is_loopback(str(server[0]), unknown=True):
         return False
     named = dict(scope["headers"]).get(b"host", b"localhost").decode("latin-1")
-    return is_loopback(urlsplit(f"//{named}").hostname or "")
+    try:
+        host = urlsplit(f"//{named}").hostname
+    except ValueError:  # no name of anything
+        return False
+    return is_loopback(host or "")
