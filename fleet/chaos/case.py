@@ -12,7 +12,7 @@ from typing import Any, Literal
 JOBS, CHAT, COMPLETIONS = "/v1/jobs", "/v1/chat/completions", "/v1/completions"
 JSON = "application/json"
 Then = Literal["waits", "ends", "leaves"]
-"""What a client does that has sent all: waits for the answer; says before that no more will come; goes away."""
+"""What a client does that has sent all: waits for an answer; says first that no more will come; goes."""
 DROPPED = 0
 """In place of a status: the connection was closed without one."""
 
@@ -49,7 +49,7 @@ Case = Poison | Wire
 
 
 def case(name: str, body: Any, status: int, said: str = "", path: str = JOBS, **headers: str) -> Poison:
-    """A body, written as JSON unless it is text already. ``headers`` stand beside, or in place of, its type."""
+    """A body, written as JSON unless it is text; ``headers`` stand beside its type, or in its place."""
     content = body if isinstance(body, str) else json.dumps(body)
     named = {"content-type": JSON, **{key.replace("_", "-"): value for key, value in headers.items()}}
     sent = tuple((key.encode(), value.encode()) for key, value in named.items() if value)

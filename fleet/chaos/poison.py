@@ -1,7 +1,7 @@
 """Requests made to break a service: each is told what is wrong with it, or answered; nobody else notices.
 
-Beside every one of them good jobs are asked, whose answers must be the right ones. Knows nothing of who answers:
-only an address, where the tasks are those of ``fleet.workshop`` and no keys are needed.
+Beside and between them good jobs are asked, whose answers must be the right ones. Knows nothing of who
+answers: only an address, where the tasks are those of ``fleet.workshop`` and no keys are needed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from fleet.chaos.poison_wire import OPEN, WIRES, endless
 from fleet.chaos.witness import Testimony, Witness
 from fleet.web.settings import WebSettings
 
+BETWEEN = 4
+"""Cases between two good jobs of the same client; another client's are asked all the time."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LONGEST_REFUSAL = 4000
 """Bytes; what was sent is not sent back."""
@@ -58,7 +60,7 @@ def cases(max_body: int = WebSettings().max_body) -> list[Case]:
 
 
 def poison(address: str, chosen: Sequence[Case] | None = None, *, seconds: float = 60.0) -> PoisonFigures:
-    """Send ``chosen``, or all there are, to the service; an answer that takes longer than ``seconds`` is none."""
+    """Send ``chosen``, or all; an answer that takes longer than ``seconds`` is none."""
     began = time.perf_counter()
     sent = cases() if chosen is None else chosen
     statuses: Counter[int] = Counter()
@@ -67,24 +69,26 @@ def poison(address: str, chosen: Sequence[Case] | None = None, *, seconds: float
     enough = threading.Event()
     with (
         httpx.Client(base_url=address, timeout=seconds) as client,
+        httpx.Client(base_url=address, timeout=seconds) as good_client,
         ThreadPoolExecutor(1) as pool,
         _held_open(address),
     ):
-        witness = Witness(client)
+        witness = Witness(good_client)
         company = pool.submit(witness.ask_until, enough)
         try:
-            for each in sent:
+            for number, each in enumerate(sent):
                 start = time.perf_counter()
                 status, fault = _try(client, address, each, seconds)
                 took[each.name] = time.perf_counter() - start
                 statuses[status] += 1
                 if fault:
                     failures.append(f"{each.name}: {fault}")
-                witness.ask()
+                if number % BETWEEN == 0:
+                    witness.ask()
         finally:
             enough.set()
         company.result()
-        failures += _left_over(client, seconds)
+        failures += _left_over(good_client, seconds)
     good = witness.testimony()
     slowest = max(took, key=took.__getitem__, default="")
     return PoisonFigures(

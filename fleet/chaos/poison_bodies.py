@@ -24,7 +24,7 @@ NOT_JSON = [
     case("deep objects", '{"a":' * 30_000 + "1" + "}" * 30_000, 400, "parsing the body"),
     case("a number too long to read", '{"top": ' + "9" * 10_000 + "}", 400, "parsing the body"),
     Poison("no UTF-8", b'{"text": "\xff\xfe"}', (400, 422), "body"),
-    Poison("UTF-16", '{"text": 3}'.encode("utf-16"), (400, 422), "body"),
+    Poison("UTF-16", '{"text": 3}'.encode("utf-16"), (422,), "text"),
     Poison("zeros", b"\x00" * 1000, (400, 422), "body"),
     Poison("a picture", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8, (400, 422), "body"),
 ]
@@ -47,9 +47,7 @@ WRONG_SHAPE = [
     case("an unknown field", {"text": "x", "txet": "y"}, 422, "txet: Extra inputs are not permitted"),
     case("a field of the machine's", {"text": "x", "__class__": "y"}, 422, "__class__"),
     case("a gigantic key", {"text": "x", "k" * 100_000: 1}, 422, "k" * 80 + ": Extra"),
-    case(
-        "half a surrogate pair as key", '{"text": "x", "\\ud800": 1}', 422, "unicode string (got '\\\\ud800')"
-    ),
+    case("half a surrogate pair as key", '{"text": "x", "\\ud800": 1}', 422, "(got '\\ud800')"),
     case("half a surrogate pair", '{"text": "a\\ud800b"}', 422, "text"),
     case(
         "half a surrogate pair in a field",
@@ -118,6 +116,8 @@ ANSWERED = [
     case("JSON of its own kind", {"text": "x", "task": "mood"}, 200, content_type="application/x+json"),
     case("a charset that is none", {"text": "x", "task": "mood"}, 200,
          content_type="application/json; charset=klingon"),
+    case("null for all that may be left out",
+         {"text": "x", "fields": None, "task": None, "id": None, "seconds": None}, 200),
     case("256 jobs of which each is bad", {"jobs": [{"text": ""}] * 256}, 200),
 ]  # fmt: skip
 BODIES = [*NOT_JSON, *WRONG_SHAPE, *BAD_JOBS, *ANSWERED]

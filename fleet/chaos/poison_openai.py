@@ -27,6 +27,10 @@ ENDLESS = {
     "$ref": "#/$defs/n0",
     "$defs": {f"n{n}": {"anyOf": [{"$ref": f"#/$defs/n{m}"} for m in range(12)]} for n in range(12)},
 }
+MAY_BE_NULL = (
+    *("max_tokens", "temperature", "top_p", "seed", "stop", "stream", "stream_options", "response_format"),
+    *("n", "tools", "tool_choice", "logprobs", "logit_bias", "presence_penalty", "user", "metadata"),
+)
 OPENAI = [
     case("chat: nothing", "", 400, "body", CHAT),
     case("chat: cut short", '{"model": "mo', 400, "not JSON", CHAT),
@@ -57,6 +61,7 @@ OPENAI = [
     chat("max_tokens below 0", 400, "max_tokens", max_tokens=-1),
     chat("stream as text", 400, "stream", stream="yes"),
     chat("tools that are none", 400, "experts call no tools", tools=3),
+    chat("null for all that may be left out", 200, "", **dict.fromkeys(MAY_BE_NULL)),
     chat("hardly any temperature", 200, "", temperature=1e-300, top_p=1e-300),
     chat("no end of tokens", 200, "", max_tokens=10**100),
     chat("deep where nobody reads", 200, "", metadata=json.loads(nested(200))),
@@ -76,4 +81,4 @@ OPENAI = [
     prompt("an empty prompt", "", 422, "is empty"),
     prompt("half a surrogate pair as prompt", "\ud800", 422, "half of a surrogate pair"),
     prompt("a prompt of 10,000 tokens", "ab " * 10_000, 422, "tokens"),
-]
+]  # fmt: skip

@@ -25,11 +25,11 @@ HEADERS = [
     case("packed", "\x1f\x08\x00", 422, "not JSON", content_encoding="gzip"),
     case("a key too long", {"text": "x"}, 422, "idempotency-key", idempotency_key="k" * 257),
     case("a key of a stream", {"text": "x", "stream": True}, 422, "leave out", idempotency_key="k"),
-    Poison(
-        "headers of bytes", _JOB, (200,), headers=(_TEXT, (b"Accept", b"\xff\xfe"), (b"X-Any", bytes(range(128, 256))))
-    ),
+    Poison("headers of bytes", _JOB, (200,),
+           headers=(_TEXT, (b"Accept", b"\xff\xfe"), (b"X-Any", bytes(range(128, 256))))),
     Poison("a hundred headers", _JOB, (200,), headers=(_TEXT, *((b"X-Any", b"y" * 100),) * 100)),
-    Poison("a name of another place", _JOB, (403,), "fleet keys new", headers=(_TEXT, (b"Host", b"fleet.example"))),
+    Poison("a name of another place", _JOB, (403,), "fleet keys new",
+           headers=(_TEXT, (b"Host", b"fleet.example"))),
     Poison("a name that is none", _JOB, (400, 403), headers=(_TEXT, (b"Host", b"[::1"))),
     Poison("a name of bytes", _JOB, (400, 403), headers=(_TEXT, (b"Host", b"\xff\xfe"))),
 ]  # fmt: skip
@@ -47,7 +47,7 @@ PLACES = [
     at("/page/" + "p" * 5000, 404),
     at("/v1/experts?%ff=%00&a=a&a=" + "b" * 10_000, 200),
     at(JOBS, 405, said="Method Not Allowed"),
-    *(at(JOBS, 405, method=method) for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "FLEET")),
+    *(at(JOBS, 405, method=method) for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE")),
     at(CHAT, 405, said="Method Not Allowed"),
     at(COMPLETIONS, 405, method="DELETE"),
     at("/healthz", 405, method="POST"),
@@ -59,8 +59,8 @@ def large(max_body: int) -> list[Poison]:
     """More than may be sent, declared or not."""
     content = b'{"text": "' + b"x" * max_body + b'"}'
     return [
-        Poison(f"too large: {path}{'' if declared else ', undeclared'}", content, (413,), f"{max_body:,} bytes",
-               path, declared=declared)
+        Poison(f"too large: {path}{'' if declared else ', undeclared'}", content, (413,),
+               f"{max_body:,} bytes", path, declared=declared)
         for path in (JOBS, CHAT, COMPLETIONS)
         for declared in (True, False)
     ]  # fmt: skip

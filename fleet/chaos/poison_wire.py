@@ -12,8 +12,11 @@ CHUNK = 2**16
 
 def head(rest: bytes, *, path: str = JOBS, method: str = "POST") -> bytes:
     """The beginning of a request that is sound so far."""
-    lines = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    return lines.encode() + rest
+    begun = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n"
+    return begun.encode() + b"Connection: close\r\nContent-Type: application/json\r\n" + rest
+
+
+CHUNKED = head(b"Transfer-Encoding: chunked\r\n\r\n")
 
 
 def wire(name: str, *pieces: bytes, statuses: tuple[int, ...] = REFUSED, then: Then = "waits") -> Wire:
@@ -35,12 +38,13 @@ LENGTHS = [
          b"1d\r\n" + BODY + b"\r\n0\r\n\r\n", statuses=(DROPPED, 200, 400)),
 ]  # fmt: skip
 CHUNKS = [
-    wire("chunks of no length", head(b"Transfer-Encoding: chunked\r\n\r\n"), b"zz\r\n" + BODY),
-    wire("a chunk of too great a length", head(b"Transfer-Encoding: chunked\r\n\r\n"), b"f" * 40 + b"\r\n" + BODY),
-    wire("chunks without the last", head(b"Transfer-Encoding: chunked\r\n\r\n"), b"1d\r\n" + BODY + b"\r\n", then="ends"),
-    wire("an encoding that is none", head(b"Transfer-Encoding: gzip\r\n\r\n"), BODY, statuses=(DROPPED, 400, 422, 501)),
+    wire("chunks of no length", CHUNKED, b"zz\r\n" + BODY),
+    wire("a chunk of too great a length", CHUNKED, b"f" * 40 + b"\r\n" + BODY),
+    wire("chunks without the last", CHUNKED, b"1d\r\n" + BODY + b"\r\n", then="ends"),
+    wire("an encoding that is none", head(b"Transfer-Encoding: gzip\r\n\r\n"), BODY,
+         statuses=(DROPPED, 400, 422, 501)),
     wire("byte by byte", head(LENGTH), *(bytes([byte]) for byte in BODY), statuses=(200,)),
-    wire("chunk by chunk", head(b"Transfer-Encoding: chunked\r\n\r\n"),
+    wire("chunk by chunk", CHUNKED,
          *(b"1\r\n" + bytes([byte]) + b"\r\n" for byte in BODY), b"0\r\n\r\n", statuses=(200,)),
     wire("who asks before it sends", head(b"Expect: 100-continue\r\n" + LENGTH), BODY, statuses=(200,)),
 ]  # fmt: skip
@@ -50,9 +54,9 @@ HEADS = [
          statuses=(DROPPED, 200, 400, 431)),
     wire("a header without a colon", head(b"no colon\r\n\r\n")),
     wire("a head that never ends", head(b"X: y\r\n" * 10), then="ends"),
-    wire("no host", b"POST /v1/jobs HTTP/1.1\r\nConnection: close\r\nContent-Type: application/json\r\n" + LENGTH,
-         BODY, statuses=(200, 400)),
+    wire("no host", head(LENGTH).replace(b"Host: localhost\r\n", b""), BODY, statuses=(200, 400)),
     wire("two hosts", head(b"Host: fleet.example\r\n" + LENGTH), BODY, statuses=(DROPPED, 400, 403)),
+    wire("a method that is none", head(LENGTH, method="FLEET"), BODY, statuses=(400, 405)),
     wire("a method with a NUL", b"PO\x00ST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n"),
     wire("a version that is none", b"POST /v1/jobs HTTP/9.9\r\nHost: localhost\r\n\r\n"),
     wire("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", statuses=REFUSED),
@@ -62,24 +66,25 @@ HEADS = [
     wire("a path that climbs", head(b"\r\n", path="/v1/../../etc/passwd", method="GET"), statuses=(404,)),
     wire("a path that is a name", head(b"\r\n", path="http://fleet.example/healthz", method="GET"),
          statuses=(DROPPED, 200, 400, 403, 404)),
-    wire("a path that is a star", head(b"\r\n", path="*", method="OPTIONS"), statuses=(DROPPED, 400, 404, 405)),
+    wire("a path that is a star", head(b"\r\n", path="*", method="OPTIONS"),
+         statuses=(DROPPED, 400, 404, 405)),
     wire("half a percent sign", head(b"\r\n", path="/v1/models/%", method="GET"), statuses=(404,)),
     wire("a greeting of TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", then="ends"),
     wire("a hundred zeros", b"\x00" * 100, then="ends"),
-    wire("nothing", b"", statuses=(DROPPED,), then="ends"),
+    wire("a connection without a word", b"", statuses=(DROPPED,), then="ends"),
 ]  # fmt: skip
 GONE = [
     Wire("who leaves within the head", (head(b"Content-"),), (DROPPED,), then="leaves"),
     Wire("who leaves within the body", (head(LENGTH), BODY[:9]), (DROPPED,), then="leaves"),
     Wire("who leaves before the answer", (head(LENGTH), BODY), (DROPPED,), then="leaves"),
     Wire("who leaves before the last chunk",
-         (head(b"Transfer-Encoding: chunked\r\n\r\n"), b"1d\r\n" + BODY + b"\r\n"), (DROPPED,), then="leaves"),
+         (CHUNKED, b"1d\r\n" + BODY + b"\r\n"), (DROPPED,), then="leaves"),
 ]  # fmt: skip
 WIRES = [*LENGTHS, *CHUNKS, *HEADS, *GONE]
 OPEN = (
     head(LENGTH) + BODY[:9],
     head(b"X: y\r\n"),
-    head(b"Transfer-Encoding: chunked\r\n\r\n1d\r\n"),
+    CHUNKED + b"1d\r\n",
     b"POST /v1/",
 )
 """Requests whose clients stay and send nothing more: they are held open beside all the others."""
@@ -90,9 +95,7 @@ def endless(max_body: int) -> list[Wire]:
     chunk = b"%x\r\n" % CHUNK + b" " * CHUNK + b"\r\n"
     often = 4 * max_body // CHUNK + 4
     return [
-        Wire(
-            "chunks without an end", (head(b"Transfer-Encoding: chunked\r\n\r\n"), *(chunk,) * often), (413,)
-        ),
+        Wire("chunks without an end", (CHUNKED, *(chunk,) * often), (413,)),
         Wire(
             "more than was declared as too much",
             (head(b"Content-Length: %d\r\n\r\n" % (often * CHUNK)), *(b" " * CHUNK,) * often),

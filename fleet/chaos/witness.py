@@ -1,4 +1,4 @@
-"""Good jobs beside a drill: each has an answer, its own, of the version that is live. Knows nothing of drills.
+"""Good jobs beside a drill: each has an answer, its own, of the live version. Knows nothing of drills.
 
 The service is one of ``fleet.workshop``'s tasks, and nobody promotes anything meanwhile.
 """

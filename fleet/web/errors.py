@@ -137,6 +137,12 @@ def install(app: FastAPI) -> None:
         content = body(_CODES.get(status, "bad-request"), message, status=status)
         return JSONResponse(content, status, headers=error.headers)
 
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> JSONResponse:
+        # Whoever serves logs it: it is raised again once this is sent.
+        said = "the service broke on this request, and its log says how: send it again, or tell who runs it"
+        return JSONResponse(body("failed", said, status=500), 500)
+
 
 def place(error: RequestValidationError) -> str | None:
     """The field that the first fault is about; None if it is about the request as a whole."""

@@ -56,9 +56,9 @@ def _stops(value: Any) -> Any:
 
 
 Stops = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=256)]] | None,
+    Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=16)] | None,
     BeforeValidator(_stops),
-    Field(max_length=16, description="A text ends before the first of these; labels and records do not."),
+    Field(description="A text ends before the first of these; labels and records do not."),
     WithJsonSchema(
         {
             "anyOf": [
