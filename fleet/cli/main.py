@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from fleet.cli.chaos import chaos
 from fleet.cli.check import check
 from fleet.cli.init import init
 from fleet.cli.invocation import FleetGroup, Invocation, show_log
@@ -56,6 +57,7 @@ for _command in (
     keys,
     router,
     ui,
+    chaos,
     schema,
 ):
     main.add_command(_command)

@@ -78,7 +78,7 @@ def connect(
     if wanted != "local":
         check_address(wanted)
     offer = _token() if token else contextlib.nullcontext()
-    with offer, _environment(CALLBACK | ({} if telemetry else {"RAY_USAGE_STATS_ENABLED": "0"})):
+    with offer, environment(CALLBACK | ({} if telemetry else {"RAY_USAGE_STATS_ENABLED": "0"})):
         _start(wanted, cpus)
         try:
             yield Session(wanted, started=wanted == "local")
@@ -165,7 +165,7 @@ def check_address(address: str) -> None:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def environment(values: Mapping[str, str]) -> Iterator[None]:
     """Set what is not set already, and put it back: Ray reads its settings from the environment."""
     ours = [key for key in values if key not in os.environ]
     os.environ.update({key: values[key] for key in ours})

@@ -1,0 +1,377 @@
+"""What is broken on purpose, and what has to hold while it is. Knows no terminal.
+
+In every drill jobs come all the time, and none may be lost, mixed up or from another version than its receipt
+says; each adds what else it is about. A drill leaves the ground as it has found it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from fleet.chaos.ground import REPLICAS, Ground
+from fleet.chaos.load import LoadFigures
+from fleet.chaos.poison import poison as send_poison
+from fleet.errors import ClusterError
+from fleet.registry.version import VersionInfo
+
+CLIENTS = 4
+STEADY = 40
+"""Jobs before and after a fault, so that there is something to compare with."""
+LIVE_SECONDS = 5.0
+"""In which a promotion has to be seen everywhere."""
+COLD = 50
+FLOOD = 256
+"""Jobs of one request in a flood, more than may wait for one expert on a replica."""
+NOTES = Mapping[str, float | int | str]
+
+
+@dataclass(frozen=True, slots=True)
+class DrillFigures:
+    """What came of a drill."""
+
+    drill: str
+    seconds: float
+    load: LoadFigures
+    notes: NOTES
+    """What else there is to know, by name; durations in seconds."""
+    failures: tuple[str, ...]
+    """None, if everything has held."""
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What a drill has found itself, beside its load's figures."""
+
+    notes: dict[str, float | int | str] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    load: LoadFigures | None = None
+
+    def expect(self, holds: bool, otherwise: str) -> None:
+        if not holds:
+            self.failures.append(otherwise)
+
+
+Drill = Callable[[Ground, float], _Findings]
+
+
+def run_drill(name: str, ground: Ground, *, seconds: float = 60.0) -> DrillFigures:
+    """``seconds`` is how long aliases are flipped. What never comes about is a failure like any other."""
+    began = time.perf_counter()
+    try:
+        found = DRILLS[name](ground, seconds)
+        ground.whole()
+    except ClusterError as error:
+        found = _Findings(failures=[str(error)])
+        ground.promote(ground.story[0])
+    load = found.load or LoadFigures()
+    return DrillFigures(
+        name, time.perf_counter() - began, load, found.notes, (*load.failures, *found.failures)
+    )
+
+
+@contextlib.contextmanager
+def _under_load(ground: Ground, found: _Findings, clients: int = CLIENTS) -> Iterator[None]:
+    """Jobs come before, during and after the block."""
+    load = ground.load()
+    with load.running(ground.jobs, clients):
+        ground.until(lambda: load.jobs >= STEADY, "forty jobs have ended")
+        try:
+            yield
+        finally:
+            so_far = load.jobs
+            ground.until(lambda: load.jobs >= so_far + STEADY, "another forty jobs have ended")
+    found.load = load.figures()
+
+
+def _kill(name: str) -> Drill:
+    """A process of one deployment is killed under load; another one takes its place."""
+
+    def drill(ground: Ground, seconds: float) -> _Findings:
+        found = _Findings()
+        with _under_load(ground, found):
+            victim = ground.nodes.processes(name)[0]
+            victim.kill()
+            began = time.perf_counter()
+            ground.until(lambda: _ready(ground), "/readyz answers after the kill")
+            found.notes["ready_again"] = time.perf_counter() - began
+
+            def replaced() -> bool:
+                there = {process.pid for process in ground.nodes.processes(name)} - {victim.pid}
+                return len(there) == (REPLICAS if name == "host" else 1)
+
+            ground.until(replaced, f"another {name} has begun")
+            ground.whole()
+            found.notes["whole_again"] = time.perf_counter() - began
+        return found
+
+    return drill
+
+
+def _ready(ground: Ground) -> bool:
+    try:
+        return ground.client.get("/readyz", timeout=5.0).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def ingress_killed(ground: Ground, seconds: float) -> _Findings:
+    """The door is killed under load; a key that was answered before has the same answer afterwards."""
+    key = f"drill-{time.time_ns()}"
+    first = ground.load().send("story", "hello fox", key=key)
+    ground.promote(ground.story[1])
+    ground.until(lambda: ground.live(ground.story[1]), "the promotion is seen")
+    ground.promote(ground.story[0])
+    found = _kill("ingress")(ground, seconds)
+    ground.promote(ground.story[1])
+    ground.until(lambda: ground.live(ground.story[1]), "the promotion is seen")
+    again = ground.load().send("story", "hello fox", key=key)
+    ground.promote(ground.story[0])
+    same = first is not None and again is not None and first["answers"] == again["answers"]
+    found.expect(same, "the same idempotency key had two answers, before and after the ingress died")
+    return found
+
+
+def node_lost(ground: Ground, seconds: float) -> _Findings:
+    """The machine with all replicas is gone; they come back on another one."""
+    found = _Findings()
+    with _under_load(ground, found):
+        ground.nodes.add(cpus=REPLICAS)
+        before = {process.pid for process in ground.nodes.processes("host")}
+        ground.nodes.lose()
+        began = time.perf_counter()
+
+        def elsewhere() -> bool:
+            return len({p.pid for p in ground.nodes.processes("host")} - before) == REPLICAS
+
+        ground.until(elsewhere, "the replicas have begun on the other node")
+        ground.whole()
+        found.notes["whole_again"] = time.perf_counter() - began
+    return found
+
+
+def corrupt_artifact(ground: Ground, seconds: float) -> _Findings:
+    """A version is promoted whose artifact was altered where it is stored, and one that was never sound."""
+    found = _Findings()
+    shop = ground.shop
+
+    def unreadable(folder: Path) -> None:
+        (folder / "adapter_model.safetensors").write_bytes(b"\xff" * 64)
+
+    altered = shop.make("story", "story", seed=100 + time.time_ns() % 100_000, promote=False)
+    _alter(Path(shop.place.parent), altered)
+    broken = shop.make("story", "story", seed=7, spoil=unreadable, promote=False)
+    with _under_load(ground, found):
+        for bad, kind in ((altered, "altered"), (broken, "unreadable")):
+            ground.promote(bad)
+            found.notes[f"{kind}_refused"] = ground.until(
+                lambda bad=bad: (
+                    ground.expert("story").get("wanted") == bad.version  # type: ignore[misc]
+                    and ground.expert("story")["reason"] != ""
+                ),
+                f"the {kind} version is refused with a reason",
+            )
+            found.expect(
+                ground.expert("story").get("version") == ground.story[0].version,
+                f"the version before does not answer any more beside the {kind} one",
+            )
+            ground.until(
+                lambda bad=bad: (
+                    "refused" in shop.registry.version("story", bad.version).tags.get("serving", "")
+                ),  # type: ignore[misc]
+                f"a tag in MLflow says why the {kind} version is refused",
+            )
+        ground.promote(ground.story[0])
+        ground.whole()
+    return found
+
+
+def _alter(root: Path, info: VersionInfo) -> None:
+    """One byte of what is stored. Raises ``FileNotFoundError`` if it is nowhere."""
+    stored = [
+        path
+        for path in root.rglob("adapter_model.safetensors")
+        if info.digest in path.parts or info.digest in path.parent.name
+    ]
+    if not stored:
+        raise FileNotFoundError(f"no artifact of {info.label} below {root}")
+    for path in stored:
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.chmod(0o644)
+        path.write_bytes(content)
+
+
+def registry_down(ground: Ground, seconds: float) -> _Findings:
+    """MLflow's database is not one any more for a while; then a promotion is followed again."""
+    found = _Findings()
+    database = ground.shop.place.parent / ".fleet" / "mlflow.db"
+    sound = database.read_bytes()
+    with _under_load(ground, found):
+        # In place, for whoever has the file open too.
+        database.write_bytes(b"this is not a database, it is a text of some length\n" * 40)
+        try:
+            ground.until(lambda: ground.state().get("registry_fault", "") != "", "the fault is seen")
+            found.expect(_ready(ground), "/readyz says no because of the registry")
+            load = ground.load()
+            for task, text in ground.jobs:
+                load.send(task, text)
+            found.notes["answered_meanwhile"] = load.figures().answered
+            found.failures += load.figures().failures
+        finally:
+            database.write_bytes(sound)
+        found.notes["seen_again"] = ground.until(
+            lambda: ground.state().get("registry_fault") == "", "the registry is seen again"
+        )
+        ground.promote(ground.story[1])
+        ground.until(lambda: ground.live(ground.story[1]), "a promotion is followed")
+        ground.promote(ground.story[0])
+    return found
+
+
+def alias_flipped(ground: Ground, seconds: float) -> _Findings:
+    """The champion is another version every second; at the end each change is timed by itself."""
+    found = _Findings()
+    turns = itertools.cycle([*ground.story[1:], ground.story[0]])
+    flips = 0
+    with _under_load(ground, found):
+        pause = threading.Event()
+        over = time.perf_counter() + seconds
+        while time.perf_counter() < over:
+            ground.promote(next(turns))
+            flips += 1
+            pause.wait(1.0)
+        took = []
+        for info in (*ground.story[1:], ground.story[0]):
+            ground.promote(info)
+            took.append(ground.until(lambda info=info: ground.live(info), "the promotion is live"))  # type: ignore[misc]
+    found.notes["flips"] = flips
+    found.notes["live_after"] = float(np.max(took))
+    found.expect(max(took) <= LIVE_SECONDS, f"a promotion took {max(took):.1f} s to be live everywhere")
+    return found
+
+
+def flood(ground: Ground, seconds: float) -> _Findings:
+    """One expert is asked far more than it can answer; the others' jobs still come through."""
+    found = _Findings()
+    quiet, flooded = ground.load(), ground.load()
+    others = [(task, text) for task, text in ground.jobs if task == "record"] * 5
+    for task, text in others:
+        quiet.send(task, text)
+    body = {
+        "jobs": [{"text": text, "task": "story"} for _, text in ground.jobs] * (FLOOD // len(ground.jobs))
+    }
+    enough, refused, answered = threading.Event(), 0, 0
+    lock = threading.Lock()
+
+    def pour() -> None:
+        nonlocal refused, answered
+        while not enough.is_set():
+            response = ground.client.post("/v1/jobs", json=body)
+            results = response.json().get("results", []) if response.status_code in (200, 429) else []
+            with lock:
+                refused += sum(result["code"] == "overloaded" for result in results)
+                answered += sum(result["error"] is None for result in results)
+                odd = {result["code"] for result in results} - {None, "overloaded"}
+                if odd or response.status_code not in (200, 429):
+                    found.failures.append(f"the flood was told {response.status_code} {odd}")
+
+    with ThreadPoolExecutor(8) as pool:
+        pouring = [pool.submit(pour) for _ in range(8)]
+        try:
+            ground.until(lambda: refused > 0 or any(each.done() for each in pouring), "the flood is refused")
+            for task, text in others:
+                flooded.send(task, text)
+        finally:
+            enough.set()
+        for each in pouring:
+            each.result()
+    found.load, before = flooded.figures(), quiet.figures()
+    found.notes.update(flood_answered=answered, flood_refused=refused)
+    if before.p99_ms is not None:
+        found.notes["p99_without_flood"] = before.p99_ms / 1000
+    found.expect(refused > 0, "nothing of the flood was refused")
+    found.expect(answered > 0, "nothing of the flood was answered")
+    found.expect(found.load.again == 0, "jobs of another expert were refused because of the flood")
+    return found
+
+
+def cold(ground: Ground, seconds: float) -> _Findings:
+    """Fifty experts become champions at once, and each is asked before it can be in memory."""
+    found = _Findings()
+    shop, stamp = ground.shop, time.time_ns() % 10**9
+    infos = [shop.make(f"cold-{stamp}-{n}", "mood", seed=n, promote=False) for n in range(COLD)]
+    tasks = {info.task: info for info in infos}
+    with _under_load(ground, found, clients=2):
+        for info in infos:
+            ground.promote(info)
+        ground.until(
+            lambda: len({each["task"] for each in ground.state().get("experts", ())} & tasks.keys()) == COLD,
+            "all of them are known",
+        )
+        found.notes["not_in_memory"] = sum(
+            each["ready_on"] < REPLICAS for each in ground.state()["experts"] if each["task"] in tasks
+        )
+
+        def ask(info: VersionInfo) -> tuple[str, float]:
+            began = time.perf_counter()
+            response = ground.client.post("/v1/jobs", json={"text": "Anna met Bo", "task": info.task})
+            took = time.perf_counter() - began
+            if response.status_code != 200:
+                return f"{info.task}: {response.status_code} {response.text[:200]}", took
+            receipt = response.json()["answers"][0]["receipt"]
+            if (receipt["task"], receipt["digest"]) != (info.task, info.digest):
+                return f"{info.task} has an answer of {receipt['task']}, {receipt['digest'][:12]}", took
+            return "", took
+
+        with ThreadPoolExecutor(COLD) as pool:
+            came = list(pool.map(ask, infos))
+        found.failures += [fault for fault, _ in came if fault]
+        found.notes["slowest_answer"] = max(took for _, took in came)
+        for info in infos:
+            shop.registry.delete_alias(info.task, shop.registry.champion_alias)
+        ground.until(
+            lambda: not {each["task"] for each in ground.state().get("experts", ())} & tasks.keys(),
+            "they have retired",
+        )
+    return found
+
+
+def poison(ground: Ground, seconds: float) -> _Findings:
+    """Requests made to break something; see ``fleet.chaos.poison``."""
+    figures = send_poison(ground.address)
+    found = _Findings(failures=list(figures.failures))
+    found.notes.update(
+        cases=figures.cases,
+        statuses=" ".join(f"{status}:{count}" for status, count in figures.statuses.items()),
+        slowest=figures.slowest_seconds,
+        slowest_case=figures.slowest,
+    )
+    good = figures.good
+    found.load = LoadFigures(good.asked, good.asked - good.lost, 0, good.lost, good.mixed, good.misdated)
+    found.expect(good.asked > 0, "no good job was asked beside")
+    return found
+
+
+DRILLS: Mapping[str, Drill] = {
+    "replica-killed": _kill("host"),
+    "ingress-killed": ingress_killed,
+    "watcher-killed": _kill("watcher"),
+    "corrupt-artifact": corrupt_artifact,
+    "registry-down": registry_down,
+    "alias-flipped": alias_flipped,
+    "flood": flood,
+    "cold": cold,
+    "poison": poison,
+    "node-lost": node_lost,
+}
+"""By name, in the order in which they are run."""

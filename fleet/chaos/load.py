@@ -1,0 +1,173 @@
+"""Jobs that come all the time while something breaks, and what became of each. Knows nothing of what breaks.
+
+A client does what its users should: told to come again (429 or 503 with Retry-After), it does, with the same
+job. Every answer is held against what the version on its receipt says, which is known beforehand.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+
+from fleet.chaos.case import JOBS
+
+AGAIN = (429, 503)
+PATIENCE = 60.0
+"""Seconds for which a client comes again before it calls its job lost."""
+SHOWN = 5
+"""Faults that are told in words."""
+
+Known = Mapping[str, Mapping[tuple[int, str], Mapping[str, str]]]
+"""By task: by version and digest, what it says to each text."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFigures:
+    """What became of the jobs."""
+
+    jobs: int = 0
+    answered: int = 0
+    again: int = 0
+    """Times that a client was told to come again."""
+    lost: int = 0
+    """Jobs without an answer, or with one that no client can make sense of."""
+    mixed: int = 0
+    """With another job's answer, or one that no version gives."""
+    misdated: int = 0
+    """With what another version says than the one that the receipt names."""
+    p50_ms: float | None = None
+    """From the first try to the answer."""
+    p99_ms: float | None = None
+    said: tuple[str, ...] = ()
+    """The first faults, in words."""
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        counts = {"lost": self.lost, "mixed": self.mixed, "misdated": self.misdated}
+        told = tuple(f"{count} of {self.jobs} jobs {kind}" for kind, count in counts.items() if count)
+        return told + self.said
+
+
+@dataclass(slots=True)
+class _Counts:
+    jobs: int = 0
+    answered: int = 0
+    again: int = 0
+    lost: int = 0
+    mixed: int = 0
+    misdated: int = 0
+    took: list[float] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+
+class Load:
+    """Sends jobs and judges answers; any number of threads may have it do so."""
+
+    def __init__(self, client: httpx.Client, known: Known) -> None:
+        self._client = client
+        self._known = known
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._counts = _Counts()
+
+    def send(self, task: str, text: str, *, key: str | None = None) -> dict[str, Any] | None:
+        """One job, until it has its answer; its result, or None when it is lost."""
+        id = f"job-{next(self._numbers)}"
+        began = time.perf_counter()
+        headers = {} if key is None else {"Idempotency-Key": key}
+        body = {"id": key or id, "text": text, "task": task}
+        while True:
+            try:
+                response = self._client.post(JOBS, json=body, headers=headers)
+            except httpx.HTTPError as error:
+                self._end("lost", f"{task} {text!r}: {type(error).__name__} {error}")
+                return None
+            late = time.perf_counter() - began > PATIENCE
+            if response.status_code not in AGAIN or "retry-after" not in response.headers or late:
+                break
+            with self._lock:
+                self._counts.again += 1
+            time.sleep(min(1.0, float(response.headers["retry-after"])))
+        if response.status_code != 200:
+            self._end("lost", f"{task} {text!r}: {response.status_code} {response.text[:300]}")
+            return None
+        result: dict[str, Any] = response.json()
+        kind, fault = self._judged(result, body, task, text)
+        if kind:
+            self._end(kind, f"{task} {text!r}: {fault}")
+            return None
+        with self._lock:
+            self._counts.jobs += 1
+            self._counts.answered += 1
+            self._counts.took.append(time.perf_counter() - began)
+        return result
+
+    def _judged(
+        self, result: Mapping[str, Any], body: Mapping[str, str], task: str, text: str
+    ) -> tuple[str, str]:
+        answers = result["answers"]
+        if result["id"] != body["id"] or [answer["task"] for answer in answers] != [task]:
+            return "mixed", f"{result['id']} {[answer['task'] for answer in answers]} {result['error']}"
+        receipt, said = answers[0]["receipt"], answers[0]["text"]
+        versions = self._known[task]
+        named = versions.get((receipt["version"], receipt["digest"]))
+        if named is None:
+            return "misdated", f"nobody knows version {receipt['version']}, {receipt['digest'][:12]}"
+        if said == named[text]:
+            return "", ""
+        others = [number for (number, _), says in versions.items() if says[text] == said]
+        if others:
+            return "misdated", f"what version {others[0]} says, with version {receipt['version']}'s receipt"
+        return "mixed", f"{said!r}, where version {receipt['version']} says {named[text]!r}"
+
+    def _end(self, kind: str, said: str) -> None:
+        with self._lock:
+            self._counts.jobs += 1
+            setattr(self._counts, kind, getattr(self._counts, kind) + 1)
+            if len(self._counts.said) < SHOWN:
+                self._counts.said.append(said)
+
+    @contextmanager
+    def running(self, jobs: Sequence[tuple[str, str]], clients: int) -> Iterator[None]:
+        """So many clients send these jobs (task and text), over and over, while the block lasts."""
+        enough = threading.Event()
+        turns = itertools.cycle(jobs)
+
+        def client() -> None:
+            while not enough.is_set():
+                with self._lock:
+                    task, text = next(turns)
+                self.send(task, text)
+
+        with ThreadPoolExecutor(clients) as pool:
+            sending = [pool.submit(client) for _ in range(clients)]
+            try:
+                yield
+            finally:
+                enough.set()
+        for each in sending:
+            each.result()
+
+    @property
+    def jobs(self) -> int:
+        """That have ended so far."""
+        with self._lock:
+            return self._counts.jobs
+
+    def figures(self) -> LoadFigures:
+        """Of all jobs so far."""
+        with self._lock:
+            c = self._counts
+            p50, p99 = (np.percentile(c.took, (50, 99)) * 1000).tolist() if c.took else (None, None)
+            return LoadFigures(
+                c.jobs, c.answered, c.again, c.lost, c.mixed, c.misdated, p50, p99, tuple(c.said)
+            )
