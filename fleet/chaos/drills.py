@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -172,27 +173,31 @@ def corrupt_artifact(ground: Ground, seconds: float) -> _Findings:
     broken = shop.make("story", "story", seed=7, spoil=unreadable, promote=False)
     with _under_load(ground, found):
         for bad, kind in ((altered, "altered"), (broken, "unreadable")):
-            ground.promote(bad)
-            found.notes[f"{kind}_refused"] = ground.until(
-                lambda bad=bad: (
-                    ground.expert("story").get("wanted") == bad.version  # type: ignore[misc]
-                    and ground.expert("story")["reason"] != ""
-                ),
-                f"the {kind} version is refused with a reason",
-            )
+            found.notes[f"{kind}_refused"] = _refused(ground, bad, kind)
             found.expect(
                 ground.expert("story").get("version") == ground.story[0].version,
                 f"the version before does not answer any more beside the {kind} one",
             )
-            ground.until(
-                lambda bad=bad: (
-                    "refused" in shop.registry.version("story", bad.version).tags.get("serving", "")
-                ),  # type: ignore[misc]
-                f"a tag in MLflow says why the {kind} version is refused",
-            )
         ground.promote(ground.story[0])
         ground.whole()
     return found
+
+
+def _refused(ground: Ground, bad: VersionInfo, kind: str) -> float:
+    """Promote it; the seconds until the service says that it is refused, and MLflow has been told too."""
+
+    def said_here() -> bool:
+        expert = ground.expert("story")
+        return expert.get("wanted") == bad.version and expert["reason"] != ""
+
+    def said_there() -> bool:
+        tags = ground.shop.registry.version("story", bad.version).tags
+        return "refused" in tags.get("serving", "")
+
+    ground.promote(bad)
+    seconds = ground.until(said_here, f"the {kind} version is refused with a reason")
+    ground.until(said_there, f"a tag in MLflow says why the {kind} version is refused")
+    return seconds
 
 
 def _alter(root: Path, info: VersionInfo) -> None:
@@ -253,7 +258,7 @@ def alias_flipped(ground: Ground, seconds: float) -> _Findings:
         took = []
         for info in (*ground.story[1:], ground.story[0]):
             ground.promote(info)
-            took.append(ground.until(lambda info=info: ground.live(info), "the promotion is live"))  # type: ignore[misc]
+            took.append(ground.until(partial(ground.live, info), "the promotion is live"))
     found.notes["flips"] = flips
     found.notes["live_after"] = float(np.max(took))
     found.expect(max(took) <= LIVE_SECONDS, f"a promotion took {max(took):.1f} s to be live everywhere")
@@ -267,9 +272,8 @@ def flood(ground: Ground, seconds: float) -> _Findings:
     others = [(task, text) for task, text in ground.jobs if task == "record"] * 5
     for task, text in others:
         quiet.send(task, text)
-    body = {
-        "jobs": [{"text": text, "task": "story"} for _, text in ground.jobs] * (FLOOD // len(ground.jobs))
-    }
+    one = [{"text": text, "task": "story"} for _, text in ground.jobs]
+    body = {"jobs": one * (FLOOD // len(one))}
     enough, refused, answered = threading.Event(), 0, 0
     lock = threading.Lock()
 

@@ -75,7 +75,7 @@ class Ground:
         registry.set_alias(info.task, registry.champion_alias, info.version)
 
     def until(self, condition: Callable[[], bool], what: str) -> float:
-        """Wait for what others bring about; the seconds it took. Raises ``ClusterError`` if it does not come."""
+        """Wait for what others bring about; the seconds it took. Raises ``ClusterError``."""
         began = time.perf_counter()
         waiting = Retrying(
             retry=retry_if_result(lambda come: not come),

@@ -1,4 +1,4 @@
-"""Several Ray nodes on this one machine, which may be lost one by one. For drills and tests; knows no service."""
+"""Several Ray nodes on this one machine, which may be lost one by one. Knows no service."""
 
 from __future__ import annotations
 
