@@ -33,6 +33,7 @@ LIVE_SECONDS = 5.0
 COLD = 50
 FLOOD = 256
 """Jobs of one request in a flood, more than may wait for one expert on a replica."""
+ADAPTER = "adapter_model.safetensors"
 NOTES = Mapping[str, float | int | str]
 
 
@@ -166,10 +167,11 @@ def corrupt_artifact(ground: Ground, seconds: float) -> _Findings:
     shop = ground.shop
 
     def unreadable(folder: Path) -> None:
-        (folder / "adapter_model.safetensors").write_bytes(b"\xff" * 64)
+        (folder / ADAPTER).write_bytes(b"\xff" * 64)
 
-    altered = shop.make("story", "story", seed=100 + time.time_ns() % 100_000, promote=False)
-    _alter(Path(shop.place.parent), altered)
+    seed = time.time_ns() % 10**9  # so that no replica has it from an earlier drill
+    altered = shop.make("story", "story", seed=seed, promote=False)
+    _alter(shop.place / f"story-{seed}", shop.place.parent / ".fleet")
     broken = shop.make("story", "story", seed=7, spoil=unreadable, promote=False)
     with _under_load(ground, found):
         for bad, kind in ((altered, "altered"), (broken, "unreadable")):
@@ -200,19 +202,14 @@ def _refused(ground: Ground, bad: VersionInfo, kind: str) -> float:
     return seconds
 
 
-def _alter(root: Path, info: VersionInfo) -> None:
-    """One byte of what is stored. Raises ``FileNotFoundError`` if it is nowhere."""
-    stored = [
-        path
-        for path in root.rglob("adapter_model.safetensors")
-        if info.digest in path.parts or info.digest in path.parent.name
-    ]
+def _alter(sound: Path, root: Path) -> None:
+    """One bit of what the registry has of an artifact. Raises ``FileNotFoundError`` if it has nothing."""
+    content = bytearray((sound / ADAPTER).read_bytes())
+    stored = [path for path in root.rglob(ADAPTER) if path.read_bytes() == content]
     if not stored:
-        raise FileNotFoundError(f"no artifact of {info.label} below {root}")
+        raise FileNotFoundError(f"nothing like {sound / ADAPTER} below {root}")
+    content[-1] ^= 1
     for path in stored:
-        content = bytearray(path.read_bytes())
-        content[-1] ^= 1
-        path.chmod(0o644)
         path.write_bytes(content)
 
 
