@@ -120,7 +120,7 @@ def ground() -> Iterator[Ground]:
         story = [registry.resolve("story", registry.champion_alias)]
         story += [shop.make("story", "story", seed=seed, promote=False) for seed in (1, 2)]
         champions = [registry.resolve(task, registry.champion_alias) for task in LOADED if task != "story"]
-        known = {task: _known(shop, infos) for task, infos in _by_task([*champions, *story]).items()}
+        known = {task: says(shop, infos) for task, infos in _by_task([*champions, *story]).items()}
         args = ServeArgs(root=str(shop.place.parent), replicas=REPLICAS, poll_seconds=POLL_SECONDS)
         with local_nodes() as nodes:
             nodes.add(cpus=REPLICAS)
@@ -143,7 +143,7 @@ def _by_task(infos: Sequence[VersionInfo]) -> dict[str, list[VersionInfo]]:
     return by_task
 
 
-def _known(shop: Workshop, infos: Sequence[VersionInfo]) -> dict[tuple[int, str], dict[str, str]]:
+def says(shop: Workshop, infos: Sequence[VersionInfo]) -> dict[tuple[int, str], dict[str, str]]:
     """What each version says, asked of a host in this process, one text at a time."""
     said: dict[tuple[int, str], dict[str, str]] = {}
     for info in infos:

@@ -74,7 +74,7 @@ class Load:
 
     def __init__(self, client: httpx.Client, known: Known) -> None:
         self._client = client
-        self._known = known
+        self.known = known
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._counts = _Counts()
@@ -118,7 +118,7 @@ class Load:
         if result["id"] != body["id"] or [answer["task"] for answer in answers] != [task]:
             return "mixed", f"{result['id']} {[answer['task'] for answer in answers]} {result['error']}"
         receipt, said = answers[0]["receipt"], answers[0]["text"]
-        versions = self._known[task]
+        versions = self.known[task]
         named = versions.get((receipt["version"], receipt["digest"]))
         if named is None:
             return "misdated", f"nobody knows version {receipt['version']}, {receipt['digest'][:12]}"

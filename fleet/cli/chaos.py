@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from fleet.cli.invocation import Invocation, pass_invocation
 from fleet.cli.output import NONE, cell, console, duration, json_option, print_json, print_table, table
 
 if TYPE_CHECKING:
@@ -27,7 +30,8 @@ COLUMNS = ("drill", "jobs", "told to come again", "lost", "mixed", "misdated", "
     help="For how long the champion is changed every second.",
 )
 @json_option
-def chaos(drills: tuple[str, ...], seconds: float, as_json: bool) -> None:
+@pass_invocation
+def chaos(invocation: Invocation, drills: tuple[str, ...], seconds: float, as_json: bool) -> None:
     """Break a service on purpose and count what is lost.
 
     A tiny fleet is started on a loopback address, jobs come all the time, and every answer is compared with
@@ -51,7 +55,7 @@ def chaos(drills: tuple[str, ...], seconds: float, as_json: bool) -> None:
     click.echo("starting a tiny fleet on a Ray of its own", err=True)
     figures = []
     screen = console(stderr=True)
-    with terminate_as_interrupt(), ground() as made:
+    with terminate_as_interrupt(), _quiet(shown=invocation.debug), ground() as made:
         for name in drills or DRILLS:
             with screen.status(name) if screen.is_terminal else _line(name):
                 figures.append(run_drill(name, made, seconds=seconds))
@@ -62,6 +66,13 @@ def chaos(drills: tuple[str, ...], seconds: float, as_json: bool) -> None:
         _show(figures)
     if any(each.failures for each in figures):
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def _quiet(*, shown: bool) -> Iterator[None]:
+    """Ray says on standard output which of its processes have died, as drills want them to."""
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(sys.stderr if shown else nowhere):
+        yield
 
 
 @contextlib.contextmanager
