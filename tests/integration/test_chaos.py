@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from fleet.workshop import RUSSIAN, Workshop, open_shop
 
 FLIPS = 15.0
 """Seconds; ``fleet chaos`` takes sixty."""
+FLEET = (sys.executable, "-c", "from fleet.cli.main import main; main()")
 COMMANDED = "registry-down"
 """Run as a person would."""
 
@@ -136,7 +138,7 @@ def test_a_drill_that_is_none_is_refused_by_name() -> None:
 
 
 def test_the_command_prints_figures_and_nothing_else() -> None:
-    told = subprocess.run([FLEET, "chaos", COMMANDED, "--json"], capture_output=True, text=True, timeout=300)
+    told = subprocess.run([*FLEET, "chaos", COMMANDED, "--json"], capture_output=True, text=True, timeout=300)
     assert told.returncode == 0, told.stderr
     (figures,) = json.loads(told.stdout)
     assert figures["drill"] == COMMANDED
