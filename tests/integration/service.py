@@ -15,6 +15,7 @@ import uvicorn
 from fleet.host import Host
 from fleet.live import LiveHost
 from fleet.roster import Roster
+from fleet.shadow import Shadow
 from fleet.web.app import make_app
 from fleet.web.local import LocalBackend
 from fleet.web.settings import WebSettings
@@ -39,10 +40,13 @@ def listening(app: Any, port: int = 0) -> Iterator[str]:
 
 
 @contextmanager
-def live_service(shop: Workshop, settings: WebSettings | None = None) -> Iterator[tuple[str, LocalBackend]]:
+def live_service(
+    shop: Workshop, settings: WebSettings | None = None, *, shadow: float = 0.0
+) -> Iterator[tuple[str, LocalBackend]]:
     """The web interface over the shop's champions: address and backend."""
     host = Host(shop.base, shop.registry, depth=2, cache=shop.place / "cache")
-    live, roster = LiveHost(host), Roster.read(shop.registry)
+    live = LiveHost(host, shadow=Shadow(host, shadow) if shadow else None)
+    roster = Roster.read(shop.registry)
     live.open(roster)
     try:
         backend = LocalBackend(live, roster)

@@ -378,3 +378,17 @@ def test_an_overloaded_service_says_when_to_come_back(
         expect(result.get_by_role("button")).to_have_text("Send again in 1 s")
         result.get_by_role("button", name=re.compile("^Send again$")).click()
         expect(page.locator("#results .receipt")).to_be_visible()
+
+
+def test_a_challenger_is_shown_beside_its_champion_as_it_compares(browser: Browser, shop: Workshop) -> None:
+    rival = shop.make("story", "story", seed=3, promote=False)
+    shop.registry.set_alias("story", "challenger", rival.version)
+    try:
+        with live_service(shop, shadow=1.0) as (address, _), watched(browser, address) as page:
+            beside = expert(page, "story").locator(".challenger")
+            expect(beside).to_have_text(f"challenger: version {rival.version} · ready")
+            send(page, FOX[0], "story")
+            expect(beside).to_contain_text(re.compile(r"as version \d+ on 0% of 1 jobs"))
+            expect(expert(page, "mood").locator(".challenger")).to_be_hidden()
+    finally:
+        shop.registry.delete_alias("story", "challenger")

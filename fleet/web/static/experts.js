@@ -22,10 +22,12 @@ class Row {
     this.about = make("p", { class: "faint about" });
     this.digest = make("span");
     this.reason = make("p", { class: "notice warn" });
+    this.challenger = make("p", { class: "faint challenger" });
     this.element.append(
       make("p", { class: "row" }, make("strong", {}, task), this.badge),
       make("p", { class: "faint detail" }, this.about, this.digest),
       this.reason,
+      this.challenger,
     );
   }
 
@@ -43,6 +45,7 @@ class Row {
     }
     sayOrHide(this.reason, expert.reason);
     this.reason.className = `notice ${mood === "bad" ? "bad" : "warn"}`;
+    sayOrHide(this.challenger, shadowed(expert.challenger));
     const changed = this.version !== undefined && this.version !== expert.version;
     this.version = expert.version;
     if (changed) this.flash();
@@ -54,6 +57,18 @@ class Row {
     void this.element.offsetWidth; // or the animation would not begin anew
     this.element.classList.add("changed");
   }
+}
+
+/** What is known of the version that is asked after the champion, and whose answers go nowhere. */
+function shadowed(challenger) {
+  if (!challenger) return "";
+  const { version, state, reason, champion, asked, agreement, failed, challenger_ms, champion_ms } = challenger;
+  const parts = [`challenger: version ${version}`];
+  if (reason || !asked) parts.push(reason ? `${state}: ${reason}` : state);
+  if (asked) parts.push(`as version ${champion} on ${Math.round(100 * agreement)}% of ${asked} jobs`);
+  if (failed) parts.push(`no answer to ${failed}`);
+  if (challenger_ms !== null) parts.push(`${challenger_ms.toFixed(0)} ms, the champion ${champion_ms.toFixed(0)}`);
+  return parts.join(" · ");
 }
 
 /** The list in `list`, with its summary, its filter, and its news for those who listen. */
