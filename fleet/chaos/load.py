@@ -72,8 +72,9 @@ class _Counts:
 class Load:
     """Sends jobs and judges answers; any number of threads may have it do so."""
 
-    def __init__(self, client: httpx.Client, known: Known) -> None:
+    def __init__(self, client: httpx.Client, known: Known, *, patience: float = PATIENCE) -> None:
         self._client = client
+        self._patience = patience
         self.known = known
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -91,7 +92,7 @@ class Load:
             except httpx.HTTPError as error:
                 self._end("lost", f"{task} {text!r}: {type(error).__name__} {error}")
                 return None
-            late = time.perf_counter() - began > PATIENCE
+            late = time.perf_counter() - began > self._patience
             if response.status_code not in AGAIN or "retry-after" not in response.headers or late:
                 break
             with self._lock:

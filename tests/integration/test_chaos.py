@@ -60,7 +60,7 @@ def service(shop: Workshop) -> Iterator[tuple[Load, LocalBackend]]:
     first = shop.registry.resolve("story", "champion")
     other = shop.make("story", "story", seed=2, promote=False)
     with live_service(shop) as (address, backend), httpx.Client(base_url=address, timeout=60) as client:
-        yield Load(client, {"story": says(shop, [first, other])}), backend
+        yield Load(client, {"story": says(shop, [first, other])}, patience=3.0), backend
 
 
 def bend(
