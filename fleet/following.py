@@ -138,6 +138,11 @@ class Follower:
         if self._thread.is_alive():
             self._thread.join()
 
+    @property
+    def running(self) -> bool:
+        """Whether versions are checked still, as they are from ``open`` to ``close``."""
+        return self._thread.is_alive()
+
     def follow(self, roster: Roster) -> None:
         """Want these champions and this router; any thread may say so."""
         self._post(lambda: self._turn_to(roster))
@@ -210,11 +215,12 @@ class Follower:
             with self._changed:
                 if self._closed:
                     return
-                work = self._next()
-                if work is None:
-                    self._changed.wait(1.0)
-                    continue
             try:
+                with self._changed:
+                    work = self._next()
+                    if work is None:
+                        self._changed.wait(1.0)
+                        continue
                 work()
                 self._settle()
             except Exception:  # of ours; the versions that are in place go on

@@ -122,8 +122,8 @@ class LiveHost:
 
     @property
     def running(self) -> bool:
-        """Whether jobs are answered still, as they are from ``open`` to ``close``."""
-        return self._thread.is_alive()
+        """Whether jobs are answered and champions followed still, as they are from ``open`` to ``close``."""
+        return self._thread.is_alive() and self._follower.running
 
     # ---- from any thread
 

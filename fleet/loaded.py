@@ -79,7 +79,7 @@ class LoadedExpert:
 
 
 class LoadedExperts:
-    """Checked experts in one bank. Not for concurrent use by threads."""
+    """Checked experts in one bank, for one thread; ``holds`` and ``full`` may be asked by any."""
 
     def __init__(self, base: Base, *, depth: int, room: int = EXPERT_BYTES) -> None:
         """``depth`` is the number of trunk layers; ``room`` in bytes holds for experts that nobody needs."""
@@ -121,11 +121,16 @@ class LoadedExperts:
     @property
     def full(self) -> bool:
         """Whether one more would make another one leave."""
-        return self._held + max((e.checked.size for e in self._experts.values()), default=0) > self._room
+        sizes = self._sizes()
+        return sum(sizes) + max(sizes, default=0) > self._room
 
     @property
     def _held(self) -> int:
-        return sum(expert.checked.size for expert in self._experts.values())
+        return sum(self._sizes())
+
+    def _sizes(self) -> list[int]:
+        # Of a copy, which is made in one go: whoever follows champions looks while jobs move experts about.
+        return [expert.checked.size for expert in list(self._experts.values())]
 
     def pin(self, digest: str) -> None:
         """A job needs this expert, whether it is here already or not."""

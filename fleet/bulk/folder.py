@@ -177,6 +177,10 @@ class BulkFolder:
         """The file of a part, whole."""
         self._write(self.file_of(part).name, content)
 
+    def reopen(self) -> None:
+        """Not all of it is there, whatever an earlier run has said: parts may have been deleted."""
+        (self.path / SUCCESS).unlink(missing_ok=True)
+
     def succeed(self, tally: Tally) -> None:
         """Say that all parts are there. Raises ``InputError`` when the input has changed meanwhile."""
         now = self.source.stat()

@@ -205,7 +205,7 @@ def _as_json(row: dict[str, Any]) -> bytes:
     What is null in a table is left out of a line; what JSON cannot hold is null there, and refused.
     """
     fields = row.get("fields")
-    if isinstance(fields, list):  # how a map comes
+    if isinstance(fields, list) and all(isinstance(pair, tuple) for pair in fields):  # how a map comes
         fields = dict(fields)
     if isinstance(fields, dict):
         row = {**row, "fields": {name: text for name, text in fields.items() if text is not None}}

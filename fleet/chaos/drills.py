@@ -20,9 +20,8 @@ import httpx
 import numpy as np
 
 from fleet.chaos.ground import REPLICAS, Ground
-from fleet.chaos.load import LoadFigures
+from fleet.chaos.load import Load, LoadFigures
 from fleet.chaos.poison import poison as send_poison
-from fleet.errors import ClusterError
 from fleet.registry.version import VersionInfo
 
 CLIENTS = 4
@@ -63,18 +62,20 @@ class _Findings:
             self.failures.append(otherwise)
 
 
-Drill = Callable[[Ground, float], _Findings]
+Drill = Callable[[Ground, float, _Findings], None]
+"""Told for how long aliases are flipped; writes down what it finds as it goes."""
 
 
 def run_drill(name: str, ground: Ground, *, seconds: float = 60.0) -> DrillFigures:
     """``seconds`` is how long aliases are flipped. What never comes about is a failure like any other."""
-    began = time.perf_counter()
+    began, found = time.perf_counter(), _Findings()
     try:
-        found = DRILLS[name](ground, seconds)
+        DRILLS[name](ground, seconds, found)
         ground.whole()
-    except ClusterError as error:
-        found = _Findings(failures=[str(error)])
-        ground.promote(ground.story[0])
+    except Exception as error:  # a drill must not keep the others from being run
+        found.failures.append(f"{type(error).__name__}: {error}")
+        with contextlib.suppress(Exception):
+            ground.promote(ground.story[0])
     load = found.load or LoadFigures()
     return DrillFigures(
         name, time.perf_counter() - began, load, found.notes, (*load.failures, *found.failures)
@@ -82,24 +83,23 @@ def run_drill(name: str, ground: Ground, *, seconds: float = 60.0) -> DrillFigur
 
 
 @contextlib.contextmanager
-def _under_load(ground: Ground, found: _Findings, clients: int = CLIENTS) -> Iterator[None]:
+def _under_load(ground: Ground, found: _Findings, clients: int = CLIENTS) -> Iterator[Load]:
     """Jobs come before, during and after the block."""
     load = ground.load()
-    with load.running(ground.jobs, clients):
-        ground.until(lambda: load.jobs >= STEADY, "forty jobs have ended")
-        try:
-            yield
-        finally:
+    try:
+        with load.running(ground.jobs, clients):
+            ground.until(lambda: load.jobs >= STEADY, "forty jobs have ended")
+            yield load
             so_far = load.jobs
             ground.until(lambda: load.jobs >= so_far + STEADY, "another forty jobs have ended")
-    found.load = load.figures()
+    finally:
+        found.load = load.figures()
 
 
 def _kill(name: str) -> Drill:
     """A process of one deployment is killed under load; another one takes its place."""
 
-    def drill(ground: Ground, seconds: float) -> _Findings:
-        found = _Findings()
+    def drill(ground: Ground, seconds: float, found: _Findings) -> None:
         with _under_load(ground, found):
             victim = ground.nodes.processes(name)[0]
             victim.kill()
@@ -114,7 +114,6 @@ def _kill(name: str) -> Drill:
             ground.until(replaced, f"another {name} has begun")
             ground.whole()
             found.notes["whole_again"] = time.perf_counter() - began
-        return found
 
     return drill
 
@@ -126,26 +125,24 @@ def _ready(ground: Ground) -> bool:
         return False
 
 
-def ingress_killed(ground: Ground, seconds: float) -> _Findings:
+def ingress_killed(ground: Ground, seconds: float, found: _Findings) -> None:
     """The door is killed under load; a key that was answered before has the same answer afterwards."""
     key = f"drill-{time.time_ns()}"
     first = ground.load().send("story", "hello fox", key=key)
     ground.promote(ground.story[1])
     ground.until(lambda: ground.live(ground.story[1]), "the promotion is seen")
     ground.promote(ground.story[0])
-    found = _kill("ingress")(ground, seconds)
+    _kill("ingress")(ground, seconds, found)
     ground.promote(ground.story[1])
     ground.until(lambda: ground.live(ground.story[1]), "the promotion is seen")
     again = ground.load().send("story", "hello fox", key=key)
     ground.promote(ground.story[0])
     same = first is not None and again is not None and first["answers"] == again["answers"]
     found.expect(same, "the same idempotency key had two answers, before and after the ingress died")
-    return found
 
 
-def node_lost(ground: Ground, seconds: float) -> _Findings:
+def node_lost(ground: Ground, seconds: float, found: _Findings) -> None:
     """The machine with all replicas is gone; they come back on another one."""
-    found = _Findings()
     with _under_load(ground, found):
         ground.nodes.add(cpus=REPLICAS)
         before = {process.pid for process in ground.nodes.processes("host")}
@@ -158,12 +155,10 @@ def node_lost(ground: Ground, seconds: float) -> _Findings:
         ground.until(elsewhere, "the replicas have begun on the other node")
         ground.whole()
         found.notes["whole_again"] = time.perf_counter() - began
-    return found
 
 
-def corrupt_artifact(ground: Ground, seconds: float) -> _Findings:
+def corrupt_artifact(ground: Ground, seconds: float, found: _Findings) -> None:
     """A version is promoted whose artifact was altered where it is stored, and one that was never sound."""
-    found = _Findings()
     shop = ground.shop
 
     def unreadable(folder: Path) -> None:
@@ -182,7 +177,6 @@ def corrupt_artifact(ground: Ground, seconds: float) -> _Findings:
             )
         ground.promote(ground.story[0])
         ground.whole()
-    return found
 
 
 def _refused(ground: Ground, bad: VersionInfo, kind: str) -> float:
@@ -213,9 +207,8 @@ def _alter(sound: Path, root: Path) -> None:
         path.write_bytes(content)
 
 
-def registry_down(ground: Ground, seconds: float) -> _Findings:
+def registry_down(ground: Ground, seconds: float, found: _Findings) -> None:
     """MLflow's database is not one any more for a while; then a promotion is followed again."""
-    found = _Findings()
     database = ground.shop.place.parent / ".fleet" / "mlflow.db"
     sound = database.read_bytes()
     with _under_load(ground, found):
@@ -236,55 +229,57 @@ def registry_down(ground: Ground, seconds: float) -> _Findings:
         )
         ground.promote(ground.story[1])
         ground.until(lambda: ground.live(ground.story[1]), "a promotion is followed")
+        found.expect(ground.answers(ground.story[1]), "the version that is said to be live does not answer")
         ground.promote(ground.story[0])
-    return found
 
 
-def alias_flipped(ground: Ground, seconds: float) -> _Findings:
+def alias_flipped(ground: Ground, seconds: float, found: _Findings) -> None:
     """The champion is another version every second; at the end each change is timed by itself."""
-    found = _Findings()
     turns = itertools.cycle([*ground.story[1:], ground.story[0]])
     flips = 0
-    with _under_load(ground, found):
+    with _under_load(ground, found) as load:
         pause = threading.Event()
         over = time.perf_counter() + seconds
         while time.perf_counter() < over:
             ground.promote(next(turns))
             flips += 1
             pause.wait(1.0)
+        answering = load.versions("story")
         took = []
         for info in (*ground.story[1:], ground.story[0]):
             ground.promote(info)
             took.append(ground.until(partial(ground.live, info), "the promotion is live"))
+            found.expect(ground.answers(info), "the version that is said to be live does not answer")
     found.notes["flips"] = flips
+    found.expect(answering == {info.version for info in ground.story}, f"only {answering} answered meanwhile")
     found.notes["live_after"] = float(np.max(took))
     found.expect(max(took) <= LIVE_SECONDS, f"a promotion took {max(took):.1f} s to be live everywhere")
-    return found
 
 
-def flood(ground: Ground, seconds: float) -> _Findings:
+def flood(ground: Ground, seconds: float, found: _Findings) -> None:
     """One expert is asked far more than it can answer; the others' jobs still come through."""
-    found = _Findings()
-    quiet, flooded = ground.load(), ground.load()
+    quiet, flooded, poured = ground.load(), ground.load(), ground.load()
     others = [(task, text) for task, text in ground.jobs if task == "record"] * 3
     for task, text in others:
         quiet.send(task, text)
-    one = [{"text": text, "task": "story"} for _, text in ground.jobs]
-    body = {"jobs": one * (FLOOD // len(one))}
-    enough, refused, answered = threading.Event(), 0, 0
-    lock = threading.Lock()
+    texts = [text for _, text in ground.jobs] * (FLOOD // len(ground.jobs))
+    asked = [{"id": f"flood-{n}", "text": text, "task": "story"} for n, text in enumerate(texts)]
+    enough, lock, refused, answered = threading.Event(), threading.Lock(), 0, 0
 
     def pour() -> None:
         nonlocal refused, answered
         while not enough.is_set():
-            response = ground.client.post("/v1/jobs", json=body)
+            response = ground.client.post("/v1/jobs", json={"jobs": asked})
             results = response.json().get("results", []) if response.status_code in (200, 429) else []
             with lock:
                 refused += sum(result["code"] == "overloaded" for result in results)
                 answered += sum(result["error"] is None for result in results)
                 odd = {result["code"] for result in results} - {None, "overloaded"}
-                if odd or response.status_code not in (200, 429):
+                if odd or len(results) != len(asked):
                     found.failures.append(f"the flood was told {response.status_code} {odd}")
+            for job, result in zip(asked, results, strict=False):
+                if result["error"] is None:
+                    poured.judge(result, job["id"], "story", job["text"])
 
     with ThreadPoolExecutor(8) as pool:
         pouring = [pool.submit(pour) for _ in range(8)]
@@ -300,15 +295,14 @@ def flood(ground: Ground, seconds: float) -> _Findings:
     found.notes.update(flood_answered=answered, flood_refused=refused)
     if before.p99_ms is not None:
         found.notes["p99_without_flood"] = before.p99_ms / 1000
+    found.failures += poured.figures().failures
     found.expect(refused > 0, "nothing of the flood was refused")
     found.expect(answered > 0, "nothing of the flood was answered")
     found.expect(found.load.again == 0, "jobs of another expert were refused because of the flood")
-    return found
 
 
-def cold(ground: Ground, seconds: float) -> _Findings:
+def cold(ground: Ground, seconds: float, found: _Findings) -> None:
     """Fifty experts become champions at once, and each is asked before it can be in memory."""
-    found = _Findings()
     shop, stamp = ground.shop, time.time_ns() % 10**9
     infos = [shop.make(f"cold-{stamp}-{n}", "mood", seed=n, promote=False) for n in range(COLD)]
     tasks = {info.task: info for info in infos}
@@ -322,6 +316,8 @@ def cold(ground: Ground, seconds: float) -> _Findings:
         found.notes["not_in_memory"] = sum(
             each["ready_on"] < REPLICAS for each in ground.state()["experts"] if each["task"] in tasks
         )
+
+        found.expect(found.notes["not_in_memory"] != 0, "all were in memory before they were asked")
 
         def ask(info: VersionInfo) -> tuple[str, float]:
             began = time.perf_counter()
@@ -344,13 +340,12 @@ def cold(ground: Ground, seconds: float) -> _Findings:
             lambda: not {each["task"] for each in ground.state().get("experts", ())} & tasks.keys(),
             "they have retired",
         )
-    return found
 
 
-def poison(ground: Ground, seconds: float) -> _Findings:
+def poison(ground: Ground, seconds: float, found: _Findings) -> None:
     """Requests made to break something; see ``fleet.chaos.poison``."""
     figures = send_poison(ground.address)
-    found = _Findings(failures=list(figures.failures))
+    found.failures += figures.failures
     found.notes.update(
         cases=figures.cases,
         statuses=" ".join(f"{status}:{count}" for status, count in figures.statuses.items()),
@@ -360,7 +355,6 @@ def poison(ground: Ground, seconds: float) -> _Findings:
     good = figures.good
     found.load = LoadFigures(good.asked, good.asked - good.lost, 0, good.lost, good.mixed, good.misdated)
     found.expect(good.asked > 0, "no good job was asked beside")
-    return found
 
 
 DRILLS: Mapping[str, Drill] = {

@@ -6,6 +6,7 @@ on a loopback address. Knows no drills.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +20,12 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 
 from fleet.chaos.load import Known, Load
 from fleet.cluster.nodes import Nodes, local_nodes
-from fleet.cluster.serving import ServeArgs, free_port, serving
+from fleet.cluster.serving import HINT_SECRET, ServeArgs, free_port, serving
 from fleet.errors import ClusterError
 from fleet.host import Host
 from fleet.job import Job
 from fleet.registry.version import VersionInfo
+from fleet.web.keys import KEYS_VARIABLE
 from fleet.workshop import RUSSIAN, Workshop, open_shop
 
 REPLICAS = 2
@@ -88,6 +90,12 @@ class Ground:
             raise ClusterError(f"after {SECONDS:.0f} s still not so: {what}") from error
         return time.perf_counter() - began
 
+    def answers(self, info: VersionInfo) -> bool:
+        """Whether a job that is sent now is answered by this version, and rightly."""
+        load = self.load()
+        load.send(info.task, TEXTS[0])
+        return load.versions(info.task) == {info.version}
+
     def live(self, info: VersionInfo) -> bool:
         """Whether every replica answers with this version."""
         expert = self.expert(info.task)
@@ -111,7 +119,7 @@ class Ground:
 @contextmanager
 def ground() -> Iterator[Ground]:
     """For the length of a block. Raises ``ClusterError`` when the service does not come up."""
-    with tempfile.TemporaryDirectory(prefix="fleet-chaos-") as place:
+    with _without(KEYS_VARIABLE, HINT_SECRET), tempfile.TemporaryDirectory(prefix="fleet-chaos-") as place:
         shop = open_shop(Path(place))
         for kind in KINDS:
             shop.make(kind, kind)
@@ -121,6 +129,8 @@ def ground() -> Iterator[Ground]:
         story += [shop.make("story", "story", seed=seed, promote=False) for seed in (1, 2)]
         champions = [registry.resolve(task, registry.champion_alias) for task in LOADED if task != "story"]
         known = {task: says(shop, infos) for task, infos in _by_task([*champions, *story]).items()}
+        if len({tuple(each.items()) for each in known["story"].values()}) < len(story):
+            raise ClusterError("two versions of the story say the same, so nobody could tell them apart")
         args = ServeArgs(root=str(shop.place.parent), replicas=REPLICAS, poll_seconds=POLL_SECONDS)
         with local_nodes() as nodes:
             nodes.add(cpus=REPLICAS)
@@ -134,6 +144,16 @@ def ground() -> Iterator[Ground]:
                 made = Ground(shop, nodes, address, client, story, known)
                 made.whole()
                 yield made
+
+
+@contextmanager
+def _without(*variables: str) -> Iterator[None]:
+    """The environment without what is meant for the fleet of whoever runs this."""
+    held = {name: os.environ.pop(name) for name in variables if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(held)
 
 
 def _by_task(infos: Sequence[VersionInfo]) -> dict[str, list[VersionInfo]]:

@@ -65,6 +65,7 @@ class _Counts:
     lost: int = 0
     mixed: int = 0
     misdated: int = 0
+    versions: set[tuple[str, int]] = field(default_factory=set)
     took: list[float] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
@@ -102,21 +103,28 @@ class Load:
             self._end("lost", f"{task} {text!r}: {response.status_code} {response.text[:300]}")
             return None
         result: dict[str, Any] = response.json()
-        kind, fault = self._judged(result, body, task, text)
+        right = self.judge(result, body["id"], task, text, seconds=time.perf_counter() - began)
+        return result if right else None
+
+    def judge(
+        self, result: Mapping[str, Any], id: str, task: str, text: str, *, seconds: float | None = None
+    ) -> bool:
+        """Whether this is the job's own answer, by the version on its receipt; counted either way."""
+        kind, fault = self._judged(result, id, task, text)
         if kind:
             self._end(kind, f"{task} {text!r}: {fault}")
-            return None
+            return False
         with self._lock:
             self._counts.jobs += 1
             self._counts.answered += 1
-            self._counts.took.append(time.perf_counter() - began)
-        return result
+            self._counts.versions.add((task, result["answers"][0]["receipt"]["version"]))
+            if seconds is not None:
+                self._counts.took.append(seconds)
+        return True
 
-    def _judged(
-        self, result: Mapping[str, Any], body: Mapping[str, str], task: str, text: str
-    ) -> tuple[str, str]:
+    def _judged(self, result: Mapping[str, Any], id: str, task: str, text: str) -> tuple[str, str]:
         answers = result["answers"]
-        if result["id"] != body["id"] or [answer["task"] for answer in answers] != [task]:
+        if result["id"] != id or [answer["task"] for answer in answers] != [task]:
             return "mixed", f"{result['id']} {[answer['task'] for answer in answers]} {result['error']}"
         receipt, said = answers[0]["receipt"], answers[0]["text"]
         versions = self.known[task]
@@ -157,6 +165,11 @@ class Load:
                 enough.set()
         for each in sending:
             each.result()
+
+    def versions(self, task: str) -> set[int]:
+        """Those that have answered."""
+        with self._lock:
+            return {version for named, version in self._counts.versions if named == task}
 
     @property
     def jobs(self) -> int:

@@ -76,6 +76,7 @@ def run_bulk(
                     course.tally += tally
                     advance(part.rows)
                 if left:
+                    folder.reopen()
                     for part in _answer(project, folder, bulk, sorted(left, key=lambda p: p.number), course):
                         advance(part.rows)
             folder.succeed(course.tally)

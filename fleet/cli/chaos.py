@@ -34,8 +34,8 @@ COLUMNS = ("drill", "jobs", "told to come again", "lost", "mixed", "misdated", "
 def chaos(invocation: Invocation, drills: tuple[str, ...], seconds: float, as_json: bool) -> None:
     """Break a service on purpose and count what is lost.
 
-    A tiny fleet is started on a loopback address, jobs come all the time, and every answer is compared with
-    what the version on its receipt says. Nothing of your fleet is touched. DRILL is one of replica-killed,
+    A tiny fleet is started on a loopback address, jobs come all the time, and their answers are compared with
+    what the version on the receipt says. Nothing of your fleet is touched. DRILL is one of replica-killed,
     ingress-killed, watcher-killed, corrupt-artifact, registry-down, alias-flipped, flood, cold, poison,
     node-lost; all of them if none is given.
 

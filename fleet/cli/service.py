@@ -51,6 +51,8 @@ def view_service(project: Project, address: str | None = None) -> ServiceView | 
 def _ask(address: str) -> ServiceView:
     import urllib3
 
+    if not address.startswith(("http://", "https://")):
+        return ServiceView(address, None, "that is no address such as http://127.0.0.1:8000")
     key = os.environ.get(KEY)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:

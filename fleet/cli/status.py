@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -66,6 +67,7 @@ def status(invocation: Invocation, as_json: bool, address: str | None) -> None:
     if as_json:
         listed = [{**plain(task), "note": notes.get(task.task)} for task in tasks]
         print_json({"tasks": listed, "router": router, "service": service})
+        _end(service, address)
         return
     if tasks:
         print_table(status_table(tasks, notes, datetime.now(UTC)))
@@ -77,6 +79,13 @@ def status(invocation: Invocation, as_json: bool, address: str | None) -> None:
     none = f"none yet (fleet {'router fit' if trained else 'train-all'})"
     click.echo("router: " + (none if router is None else f"version {router.version}"))
     show_service(service)
+    _end(service, address)
+
+
+def _end(service: ServiceView | None, address: str | None) -> None:
+    """A failure, when the service that somebody has named does not answer."""
+    if address is not None and (service is None or service.state is None):
+        sys.exit(1)
 
 
 def show_service(service: ServiceView | None) -> None:

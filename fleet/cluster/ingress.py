@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
-from ray.exceptions import RayActorError
+from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
@@ -23,20 +24,29 @@ from fleet.profile import Profile
 from fleet.roster import Roster
 from fleet.web.app import make_app
 from fleet.web.backend import ServiceState, service_state
-from fleet.web.kept import Kept, ProcessMemory
+from fleet.web.errors import Refusal
+from fleet.web.kept import KEPT_SECONDS, Kept, ProcessMemory
 from fleet.web.settings import WebSettings
 
 log = logging.getLogger(__name__)
 
-GONE = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError)
+GONE = (
+    RayActorError,
+    NodeDiedError,
+    ObjectLostError,  # it had answered, and died before the answer was fetched
+    ReplicaUnavailableError,
+    DeploymentUnavailableError,
+)
 """The replica has died or cannot be reached; another one can answer, as a job changes nothing."""
 ATTEMPTS = 4
 SHARE = 32
 """Jobs of one request that go to one replica together."""
 DEADLINE_SECONDS = 2.0
 """How long after a job's time a replica may take to say that it is over."""
-STATE_SECONDS = 1.0
-"""How long the watcher may take to say how the service is; then it is what it was."""
+STATE_SECONDS = 3.0
+"""How long the watcher may take to say how the service is; then it is what it was. One that begins waits for
+the replicas, but not so long."""
+PROFILE_SECONDS = 10.0
 MEMORY_SECONDS = 5.0
 """How long the watcher may take to recall what an idempotency key was given."""
 
@@ -112,17 +122,19 @@ class ReplicaBackend:
 
     async def profile(self, task: str) -> Profile | None:
         try:
-            async for attempt in _retrying():
-                with attempt:
-                    profile: Profile | None = await self._replicas.profile.remote(task)
-                    return profile
-        except (BackPressureError, *GONE) as error:
+            async with asyncio.timeout(PROFILE_SECONDS):
+                async for attempt in _retrying():
+                    with attempt:
+                        profile: Profile | None = await self._replicas.profile.remote(task)
+                        return profile
+        except (TimeoutError, BackPressureError, *GONE) as error:
             log.warning("what %s is for cannot be asked: %s", task, type(error).__name__)
         return None
 
     async def hint(self) -> None:
         with _unless_away():
-            await self._watcher.hint.remote()
+            async with asyncio.timeout(STATE_SECONDS):
+                await self._watcher.hint.remote()
 
     async def state(self) -> ServiceState:
         try:
@@ -141,13 +153,25 @@ class WatcherMemory:
     def __init__(self, watcher: Any) -> None:
         self._here = ProcessMemory()
         self._watcher = watcher
+        self._begun = time.monotonic()
 
     async def recall(self, key: str) -> Kept | None:
+        """Raises ``Refusal`` when another ingress may have answered this key and nobody can say."""
         found = await self._here.recall(key)
-        if found is None:
-            with _unless_away():
-                async with asyncio.timeout(MEMORY_SECONDS):
-                    found = await self._watcher.recall.remote(key)
+        if found is not None:
+            return found
+        try:
+            async with asyncio.timeout(MEMORY_SECONDS):
+                found = await self._watcher.recall.remote(key)
+        except (TimeoutError, *GONE) as error:
+            log.warning("the watcher does not answer: %s", type(error).__name__)
+            if time.monotonic() - self._begun < KEPT_SECONDS:
+                raise Refusal(
+                    503,
+                    "failed",
+                    "what this key was given is not known at present: send the request again",
+                    {"Retry-After": "1"},
+                ) from error
         return found
 
     async def keep(self, key: str, kept: Kept) -> Kept:

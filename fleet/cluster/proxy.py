@@ -36,5 +36,10 @@ class Unanswered:
         await self._app(scope, receive, listened)
         if scope["type"] == "http" and not said:
             # The shape of ``fleet.web.errors``, which costs seconds to import.
-            error = {"code": "failed", "message": "the service was interrupted: send the request again"}
+            error = {
+                "code": "failed",
+                "message": "the service was interrupted: send the request again",
+                "type": "server_error",
+                "param": None,
+            }
             await JSONResponse({"error": error}, 503, headers={"Retry-After": "1"})(scope, receive, send)

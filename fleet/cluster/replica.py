@@ -76,7 +76,7 @@ class Replica:
     async def check_health(self) -> None:
         """For Serve, which starts another replica instead of one that raises."""
         if not self._live.running:
-            raise ClusterError("the thread that answers has ended")
+            raise ClusterError("the thread that answers, or the one that follows champions, has ended")
 
     async def _talk(self, known: str) -> None:
         while True:

@@ -23,6 +23,8 @@ SHADOW_TAG = "shadow"
 SHADOW_SECONDS = 30.0
 """Between two writings of what changes with every job."""
 
+AGAIN_SECONDS = 60.0
+
 Version = tuple[str, int]
 
 
@@ -35,11 +37,13 @@ class VersionTags:
         self._refused: dict[Version, str] = {}
         """What versions are tagged with."""
         self._seen_sound: set[Version] = set()
+        self._put_off: dict[tuple[Version, str], float] = {}
+        """When those are tried again that could not be tagged: deleted versions, registries to read only."""
         self._shadows: dict[Version, tuple[str, float]] = {}
         """What challengers are tagged with, and since when."""
 
     def write(self, roster: Roster, state: ServiceState) -> None:
-        """Never raises for a version that cannot be tagged; it is tried again with the next call."""
+        """Never raises for a version that cannot be tagged; it is tried again a minute later."""
         refused, sound = _refused(state)
         for info in [*roster.champions.values(), *([] if roster.router is None else [roster.router])]:
             # Of an earlier service, perhaps; only once somebody has found the version sound is it wrong.
@@ -65,11 +69,15 @@ class VersionTags:
 
     def _tag(self, version: Version, tag: str, text: str) -> bool:
         task, number = version
+        if self._clock() < self._put_off.get((version, tag), 0.0):
+            return False
         try:
             self._registry.set_tags(self._registry.version(task, number), {tag: text})
         except FleetError as error:
             log.warning("%s version %d cannot be tagged: %s", task, number, error)
+            self._put_off[version, tag] = self._clock() + AGAIN_SECONDS
             return False
+        self._put_off.pop((version, tag), None)
         return True
 
 

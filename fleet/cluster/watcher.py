@@ -92,10 +92,6 @@ class Watcher:
         self._gone.pop(replica, None)
         self._heard.set()
 
-    async def leave(self, replica: str) -> None:
-        """The replica has ended."""
-        self._reports.pop(replica, None)
-
     async def hint(self) -> None:
         """Something may have changed in the registry: look soon. What it is the registry itself says."""
         self._hinted.set()
@@ -149,8 +145,16 @@ class Watcher:
             except OSError as error:
                 log.warning("the champions cannot be kept for a restart: %s", error)
 
+    async def _seen(self, looking: asyncio.Task[None]) -> None:
+        """Wait for a look, and say so if it takes long: MLflow's client tries for minutes."""
+        await asyncio.wait({looking}, timeout=PATIENCE_SECONDS)
+        if not looking.done() and not self._fault:
+            self._fault = f"the registry has not answered for {PATIENCE_SECONDS:.0f} s"
+        await looking
+
     async def _watch(self, looking: asyncio.Task[None]) -> None:
-        await asyncio.wait({looking})
+        with contextlib.suppress(Exception):  # the next look says so too
+            await self._seen(looking)
         due = time.monotonic() + self._poll
         while True:
             with contextlib.suppress(TimeoutError):
@@ -160,7 +164,7 @@ class Watcher:
                 if self._hinted.is_set() or time.monotonic() >= due:
                     self._hinted.clear()
                     due = time.monotonic() + self._poll
-                    await self.look()
+                    await self._seen(asyncio.create_task(self.look()))
                 if self._roster is not None and not self._fault:
                     await asyncio.to_thread(self._tags.write, self._roster, self._state())
             except Exception:  # of ours; watching must not end while there are replicas

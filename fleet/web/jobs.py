@@ -7,7 +7,7 @@ single job has the status that goes with it, a request for several has each job'
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
@@ -65,15 +65,16 @@ def job_routes(backend: Backend, once: Once) -> APIRouter:
         wanted = [request] if isinstance(request, OneJob) else request.jobs
         numbered = [each.job(str(number)) for number, each in enumerate(wanted, start=1)]
 
-        async def answer() -> list[Result]:
-            return await backend.answer(numbered, top=request.top, seconds=request.seconds)
+        async def answer(places: Sequence[int]) -> list[Result]:
+            chosen = [numbered[place] for place in places]
+            return await backend.answer(chosen, top=request.top, seconds=request.seconds)
 
         if idempotency_key is None:
-            results = await answer()
+            results = await answer(range(len(numbered)))
         else:
             # ASCII: a text may hold half a surrogate pair, and its job is to say so.
             content = json.dumps(request.model_dump(), sort_keys=True)
-            results = await once.do(idempotency_key, content, answer)
+            results = await once.do(idempotency_key, content, len(numbered), answer)
         if isinstance(request, OneJob):
             return single(results[0])
         waits = [result.retry_after for result in results if result.retry_after is not None]

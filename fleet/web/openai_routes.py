@@ -5,7 +5,7 @@ A model is a task; ``fleet`` is the model that routes. Knows nothing of who answ
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
@@ -109,10 +109,13 @@ def openai_routes(backend: Backend, once: Once) -> APIRouter:
         if request.stream and key is None and len(jobs) == 1:
             return await _begin(request, id, backend.stream(jobs[0]))
 
-        async def answer() -> list[Result]:
-            return await backend.answer(jobs)
+        async def answer(places: Sequence[int]) -> list[Result]:
+            return await backend.answer([jobs[place] for place in places])
 
-        results = await (answer() if key is None else once.do(key, request.content(), answer))
+        if key is None:
+            results = await answer(range(len(jobs)))
+        else:
+            results = await once.do(key, request.content(), len(jobs), answer)
         for index, result in enumerate(results):
             refusal = failure(result, None if len(jobs) == 1 else f"prompt[{index}]")
             if refusal is not None:
