@@ -154,8 +154,11 @@ def test_a_service_that_says_nothing_useful_is_named_with_the_reason(project: Pr
         door.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{door.getsockname()[1]}"
     shown = status(project, "--address", nobody)
-    assert shown.exit_code == 0
+    assert shown.exit_code == 1  # somebody has named it
     assert "does not answer within" in shown.stdout
+    shown = status(project, "--address", address.removeprefix("http://"))
+    assert shown.exit_code == 1
+    assert "no address such as http://" in shown.stdout
 
 
 def test_the_service_is_shown_even_while_the_registry_is_away(project: Project, address: str) -> None:
