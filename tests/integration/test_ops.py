@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ def test_the_cluster_file_fits_rays_schema(declared: dict[str, Any]) -> None:
 @pytest.mark.parametrize("section", ["head_start_ray_commands", "worker_start_ray_commands"])
 def test_its_commands_have_only_options_that_ray_knows(declared: dict[str, Any], section: str) -> None:
     for command in declared[section]:
-        name, *words = shlex.split(command)
+        said = shlex.split(command)
+        settings = list(takewhile(lambda word: "=" in word, said))
+        assert all(word.startswith("RAY_") for word in settings)
+        name, *words = said[len(settings) :]
         assert name == "ray"
         known = CliRunner().invoke(cli, [words[0], "--help"]).output
         for option in (word.partition("=")[0] for word in words[1:]):
