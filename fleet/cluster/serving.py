@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from ray import serve
@@ -68,8 +69,13 @@ class ServeArgs(BaseModel):
     """With which MLflow signs its webhook's deliveries; if not given, ``FLEET_HINT_SECRET``."""
 
 
-def application(args: ServeArgs) -> serve.Application:
-    """What ``serve deploy`` builds from a config file and ``fleet serve`` runs."""
+def application(args: ServeArgs | Mapping[str, Any]) -> serve.Application:
+    """What ``serve deploy`` builds from a config file, with its ``args`` as they are, and ``fleet serve`` runs.
+
+    Raises ``pydantic.ValidationError`` for arguments that do not fit.
+    """
+    if not isinstance(args, ServeArgs):
+        args = ServeArgs.model_validate(args)
     limits = Limits(args.max_jobs, args.max_jobs_per_task, args.seconds)
     settings = ReplicaSettings(
         args.root,

@@ -15,6 +15,7 @@ import yaml
 from click.testing import CliRunner
 from ray.scripts.scripts import cli
 from ray.serve import Application
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve.schema import ServeDeploySchema
 
 from fleet.cluster.serving import APPLICATION, ServeArgs, application
@@ -52,5 +53,6 @@ def test_the_serve_file_fits_rays_schema_and_builds_the_application() -> None:
     (served,) = declared.applications
     assert served.name == APPLICATION
     assert served.import_path == f"{application.__module__}:{application.__name__}"
-    args = ServeArgs.model_validate(served.args)
-    assert isinstance(application(args), Application)
+    ServeArgs.model_validate(served.args)
+    built = call_user_app_builder_with_args_if_necessary(application, served.args)  # as Ray does
+    assert isinstance(built, Application)
