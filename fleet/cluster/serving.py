@@ -70,7 +70,7 @@ class ServeArgs(BaseModel):
 
 
 def application(args: ServeArgs | Mapping[str, Any]) -> serve.Application:
-    """What ``serve deploy`` builds from a config file, with its ``args`` as they are, and ``fleet serve`` runs.
+    """What ``serve deploy`` builds from a config file, whose ``args`` are a mapping, and ``fleet serve``.
 
     Raises ``pydantic.ValidationError`` for arguments that do not fit.
     """
