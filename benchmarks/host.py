@@ -15,7 +15,7 @@ with latencies from when a job was due, or in a closed one that finds the most (
 
 Every part is a table and a file of its own, ``host_<part>.json``, written as soon as it is measured.
 
-    python -m benchmarks host                          everything, twelve minutes on two quiet cores
+    python -m benchmarks host                          everything, a quarter of an hour on two cores
     python -m benchmarks.host --parts overhead rate    some of it
 """
 

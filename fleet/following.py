@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+from fleet.checked import CheckedExpert, LoadedRouter
 from fleet.comparison import Comparison
 from fleet.errors import FleetError
-from fleet.host import Host, LoadedRouter
-from fleet.loaded import CheckedExpert
+from fleet.host import Host
 from fleet.registry.version import VersionInfo
 from fleet.roster import Roster
 from fleet.shadow import Shadow

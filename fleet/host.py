@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from fleet.asking import ROUTED_TOKENS, Asking
+from fleet.checked import CheckedExpert, LoadedRouter, Profiles, check_expert, check_router
 from fleet.demand import FormError
 from fleet.engine.base import Base
 from fleet.engine.decode import Completion, Scheduler
@@ -25,17 +25,16 @@ from fleet.engine.trunk import run_trunk
 from fleet.engine.weights import ServedModels
 from fleet.errors import FleetError, InputError, JobError, RegistryError, suggest
 from fleet.job import Answer, Job, Result
-from fleet.loaded import EXPERT_BYTES, CheckedExpert, LoadedExperts, check_expert, read_profile
+from fleet.loaded import EXPERT_BYTES, LoadedExperts
 from fleet.part import Part
 from fleet.profile import Profile
 from fleet.project import Project
 from fleet.registry.store import Registry
 from fleet.registry.version import VersionInfo
 from fleet.roster import Roster
-from fleet.routing.artifact import load_router
 from fleet.routing.decision import Decision
 from fleet.routing.explain import explain
-from fleet.routing.head import TOP, Router
+from fleet.routing.head import TOP
 from fleet.stores import artifact_cache, open_base, open_registry
 from fleet.ticket import Ticket
 
@@ -44,14 +43,6 @@ log = logging.getLogger(__name__)
 BATCH_JOBS = 64
 ROWS = 32
 """Parts that one step takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedRouter:
-    """A router that may decide, and its version."""
-
-    router: Router
-    version: int
 
 
 class Host:
@@ -88,8 +79,7 @@ class Host:
         self.asking = Asking(base, self._models.reader, depth, max_tokens)
         self._faults: dict[tuple[str, str], str] = {}
         """Why versions must not answer, by what they are known by."""
-        self._profiles: dict[tuple[str, str], Profile] = {}
-        """By content, of all versions that were asked about; some hundred bytes each."""
+        self._profiles = Profiles(registry, cache)
         self._scheduler = self.scheduler(self.experts)
         self._flying: dict[str, Part] = {}
         self._numbers = count()
@@ -127,36 +117,16 @@ class Host:
 
     def check(self, info: VersionInfo) -> CheckedExpert:
         """Fetch and check a version; any thread may. Raises ``FleetError`` when it must not answer."""
-        try:
-            return check_expert(self.base, self._registry, self._cache, info)
-        except FleetError:
-            raise
-        except Exception as error:  # whatever an artifact holds, only its own jobs may suffer
-            raise FleetError(f"{type(error).__name__}: {error}") from error
+        return check_expert(self.base, self._registry, self._cache, info)
+
+    def check_router(self, info: VersionInfo) -> LoadedRouter:
+        """Fetch and check a router; any thread may. Raises ``FleetError`` when it must not decide."""
+        return check_router(self.base, self._registry, self._cache, info)
 
     def profile(self, task: str) -> Profile | None:
         """What the task's champion is for; any thread may ask. None if it may not answer or be read."""
         info = self.champions.get(task)
-        if info is None or self.fault(info) is not None:
-            return None
-        if info.key not in self._profiles:
-            try:
-                self._profiles[info.key] = read_profile(self._registry, self._cache, info)
-            except FleetError as error:
-                log.warning("what %s is for cannot be told: %s", info.label, error)
-                return None
-        return replace(self._profiles[info.key], version=info.version)
-
-    def check_router(self, info: VersionInfo) -> LoadedRouter:
-        """Fetch and check a router; any thread may. Raises ``FleetError`` when it must not decide."""
-        try:
-            router = load_router(self._registry.fetch(info, self._cache), digest=info.digest)
-            router.check_base(self.base.fingerprint)
-        except FleetError:
-            raise
-        except Exception as error:  # as for an expert: it must not stop the others from being followed
-            raise FleetError(f"{type(error).__name__}: {error}") from error
-        return LoadedRouter(router, info.version)
+        return None if info is None or self.fault(info) is not None else self._profiles.of(info)
 
     def add(self, checked: CheckedExpert) -> None:
         """Give a checked expert its place; whatever was said against this very artifact is forgotten."""

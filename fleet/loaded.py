@@ -1,73 +1,21 @@
-"""Experts in memory: checked outside of the bank, then given a slot in it, by digest.
+"""Experts in memory: a slot in the bank for each, by digest. The bank belongs to one thread.
 
-Checking (``check_expert``) may run beside everything else; the bank belongs to one thread. An expert is
-put in its place before another one has to leave, and none leaves while a job needs it. Knows nothing of
-jobs, of routing or of who became champion and why.
+An expert is put in its place before another one has to leave, and none leaves while a job needs it. Knows
+nothing of jobs, of routing, of checks, or of who became champion and why.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
 
+from fleet.checked import CheckedExpert
 from fleet.engine.adapters import Adapter, AdapterBank
 from fleet.engine.base import Base
 from fleet.engine.body import Body
-from fleet.engine.expert import ExpertCard, check_fits, read_expert, self_check
-from fleet.engine.specs import TaskSpec
-from fleet.errors import ArtifactError
-from fleet.manifest import Manifest
-from fleet.profile import Profile
-from fleet.recipe import task_spec
-from fleet.registry.store import Registry
-from fleet.registry.version import VersionInfo
 
 EXPERT_BYTES = 4 * 2**30
 """Of experts that are kept in memory although no job needs them."""
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedExpert:
-    """An expert that may answer."""
-
-    digest: str
-    spec: TaskSpec
-    card: ExpertCard
-    adapter: Adapter | Body
-
-    @property
-    def size(self) -> int:
-        """Bytes of its tensors."""
-        return sum(tensor.nbytes for tensor in self.adapter.tensors.values())
-
-
-def check_expert(base: Base, registry: Registry, cache: Path, info: VersionInfo) -> CheckedExpert:
-    """Fetch a version, and let it through if it is what was registered, for this base, and says what it said.
-
-    Touches no bank but one of its own, so any thread may call it. Raises ``FleetError`` when the version
-    must not answer.
-    """
-    adapter, card = read_expert(registry.fetch(info, cache), digest=info.digest)
-    if card.task != info.task:
-        raise ArtifactError(f"{info.label} is an expert for {card.task}: promote another version")
-    spec = task_spec(Manifest.model_validate(card.manifest))
-    check_fits(base, spec, card)
-    made = adapter.full if isinstance(adapter, Body) else adapter.lora
-    if made != spec.adapter:
-        # Its first layer decides from where on a job is computed with it.
-        raise ArtifactError(f"{info.task}: the adapter is {made}, its manifest says {spec.adapter}")
-    self_check(base, AdapterBank.alone(base.model, adapter), 0, spec, card)
-    return CheckedExpert(info.digest, spec, card, adapter)
-
-
-def read_profile(registry: Registry, cache: Path, info: VersionInfo) -> Profile:
-    """What a version is for, whether it may answer or not. Raises ``FleetError`` when it cannot be read."""
-    _, card = read_expert(registry.fetch(info, cache))
-    try:
-        return Profile.of(Manifest.model_validate(card.manifest), info.version, info.digest)
-    except ValueError as error:
-        raise ArtifactError(f"{info.label}: its manifest cannot be read: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,14 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fleet.checked import CheckedExpert
 from fleet.comparison import Comparison, Pair, compare
 from fleet.engine.decode import Completion, Scheduler
 from fleet.engine.specs import TextSpec
 from fleet.errors import JobError
 from fleet.host import Host
 from fleet.job import Answer
-from fleet.loaded import CheckedExpert, LoadedExperts
+from fleet.loaded import LoadedExperts
 from fleet.registry.version import VersionInfo
 from fleet.ticket import Ticket
 

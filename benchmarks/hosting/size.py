@@ -1,4 +1,4 @@
-"""How much is measured: all of it within twelve minutes on two cores, or as little as shows that it runs."""
+"""How much is measured: a quarter of an hour on two cores, or as little as shows that it runs."""
 
 from __future__ import annotations
 

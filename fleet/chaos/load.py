@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -57,19 +57,6 @@ class LoadFigures:
         return told + self.said
 
 
-@dataclass(slots=True)
-class _Counts:
-    jobs: int = 0
-    answered: int = 0
-    again: int = 0
-    lost: int = 0
-    mixed: int = 0
-    misdated: int = 0
-    versions: set[tuple[str, int]] = field(default_factory=set)
-    took: list[float] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-
-
 class Load:
     """Sends jobs and judges answers; any number of threads may have it do so."""
 
@@ -79,7 +66,9 @@ class Load:
         self.known = known
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._counts = _Counts()
+        self._figures = LoadFigures()
+        self._took: list[float] = []
+        self._versions: set[tuple[str, int]] = set()
 
     def send(self, task: str, text: str, *, key: str | None = None) -> dict[str, Any] | None:
         """One job, until it has its answer; its result, or None when it is lost."""
@@ -96,8 +85,7 @@ class Load:
             late = time.perf_counter() - began > self._patience
             if response.status_code not in AGAIN or "retry-after" not in response.headers or late:
                 break
-            with self._lock:
-                self._counts.again += 1
+            self._count(again=1)
             time.sleep(min(1.0, float(response.headers["retry-after"])))
         if response.status_code != 200:
             self._end("lost", f"{task} {text!r}: {response.status_code} {response.text[:300]}")
@@ -114,12 +102,11 @@ class Load:
         if kind:
             self._end(kind, f"{task} {text!r}: {fault}")
             return False
+        self._count(jobs=1, answered=1)
         with self._lock:
-            self._counts.jobs += 1
-            self._counts.answered += 1
-            self._counts.versions.add((task, result["answers"][0]["receipt"]["version"]))
+            self._versions.add((task, result["answers"][0]["receipt"]["version"]))
             if seconds is not None:
-                self._counts.took.append(seconds)
+                self._took.append(seconds)
         return True
 
     def _judged(self, result: Mapping[str, Any], id: str, task: str, text: str) -> tuple[str, str]:
@@ -139,11 +126,14 @@ class Load:
         return "mixed", f"{said!r}, where version {receipt['version']} says {named[text]!r}"
 
     def _end(self, kind: str, said: str) -> None:
+        self._count(jobs=1, **{kind: 1})
         with self._lock:
-            self._counts.jobs += 1
-            setattr(self._counts, kind, getattr(self._counts, kind) + 1)
-            if len(self._counts.said) < SHOWN:
-                self._counts.said.append(said)
+            self._figures = replace(self._figures, said=(*self._figures.said, said)[:SHOWN])
+
+    def _count(self, **more: int) -> None:
+        with self._lock:
+            sums = {name: getattr(self._figures, name) + number for name, number in more.items()}
+            self._figures = replace(self._figures, **sums)
 
     @contextmanager
     def running(self, jobs: Sequence[tuple[str, str]], clients: int) -> Iterator[None]:
@@ -169,19 +159,17 @@ class Load:
     def versions(self, task: str) -> set[int]:
         """Those that have answered."""
         with self._lock:
-            return {version for named, version in self._counts.versions if named == task}
+            return {version for named, version in self._versions if named == task}
 
     @property
     def jobs(self) -> int:
         """That have ended so far."""
-        with self._lock:
-            return self._counts.jobs
+        return self._figures.jobs
 
     def figures(self) -> LoadFigures:
         """Of all jobs so far."""
         with self._lock:
-            c = self._counts
-            p50, p99 = (np.percentile(c.took, (50, 99)) * 1000).tolist() if c.took else (None, None)
-            return LoadFigures(
-                c.jobs, c.answered, c.again, c.lost, c.mixed, c.misdated, p50, p99, tuple(c.said)
-            )
+            if not self._took:
+                return self._figures
+            p50, p99 = (np.percentile(self._took, (50, 99)) * 1000).tolist()
+            return replace(self._figures, p50_ms=p50, p99_ms=p99)

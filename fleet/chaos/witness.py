@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -32,24 +32,15 @@ GOOD: tuple[Mapping[str, Any], ...] = (
 class Testimony:
     """What became of the good jobs."""
 
-    asked: int
-    lost: int
-    """That had no answer."""
-    mixed: int
-    """That had another job's answer, or part of it."""
-    misdated: int
-    """Whose receipt names another version than the live one."""
-    said: tuple[str, ...]
-    """What was wrong with each."""
-
-
-@dataclass(slots=True)
-class _Counts:
     asked: int = 0
     lost: int = 0
+    """That had no answer."""
     mixed: int = 0
+    """That had another job's answer, or part of it."""
     misdated: int = 0
-    said: list[str] = field(default_factory=list)
+    """Whose receipt names another version than the live one."""
+    said: tuple[str, ...] = ()
+    """What was wrong with each."""
 
 
 class Witness:
@@ -60,7 +51,7 @@ class Witness:
         self._client = client
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._counts = _Counts()
+        self._told = Testimony()
         self._right = [answers(client.post(JOBS, json=job).raise_for_status().json()) for job in GOOD]
         chat = {"model": "story", "messages": [{"role": "user", "content": GOOD[0]["text"]}]}
         self._chat: Mapping[str, Any] = chat
@@ -79,7 +70,7 @@ class Witness:
         except httpx.HTTPError as error:
             self._found("lost", f"{type(error).__name__}: {error}")
         with self._lock:
-            self._counts.asked += 1
+            self._told = replace(self._told, asked=self._told.asked + 1)
 
     def ask_until(self, enough: threading.Event) -> None:
         while not enough.is_set():
@@ -87,8 +78,7 @@ class Witness:
 
     def testimony(self) -> Testimony:
         with self._lock:
-            c = self._counts
-            return Testimony(c.asked, c.lost, c.mixed, c.misdated, tuple(c.said))
+            return self._told
 
     def _ask(self, id: str, turn: int) -> None:
         response = self._client.post(JOBS, json={**GOOD[turn], "id": id})
@@ -120,8 +110,9 @@ class Witness:
 
     def _found(self, kind: str, said: str) -> None:
         with self._lock:
-            setattr(self._counts, kind, getattr(self._counts, kind) + 1)
-            self._counts.said.append(f"a good job was {kind}: {said}")
+            more = {kind: getattr(self._told, kind) + 1}
+            said_all = (*self._told.said, f"a good job was {kind}: {said}")
+            self._told = replace(self._told, said=said_all, **more)
 
 
 def answers(result: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from fleet.cli.entry import INTERRUPTED
 from fleet.cli.invocation import Failure, Invocation
 from fleet.cli.output import duration, number, print_json
 from fleet.cli.progress import job_progress
-from fleet.errors import InputError
+from fleet.errors import ClusterError, InputError
 from fleet.signals import terminate_as_interrupt
 
 if TYPE_CHECKING:
@@ -60,11 +60,13 @@ def run_bulk(
     bulk: BulkWishes,
 ) -> int:
     """Answer what is not answered yet; the exit code for all of it."""
-    from fleet.bulk.folder import open_folder
+    from fleet.bulk.folder import MANIFEST, open_folder
     from fleet.bulk.results import Tally
 
     project = invocation.project()
     course = _Course(Tally())
+    if not (output / MANIFEST).exists():  # where nobody can answer, nothing is begun
+        _where(project, bulk.address)
     opened = open_folder(output, file, task=task, top=top, part_rows=bulk.part_rows, form=bulk.form)
     try:
         with terminate_as_interrupt(), opened as folder:
@@ -94,15 +96,8 @@ def _answer(
 ) -> Iterator[Part]:
     from fleet.cluster.bulk import Order, answer_parts, running_replicas
     from fleet.cluster.session import AUTO, connect
-    from fleet.whereabouts import running_service
 
-    service = running_service(project) if bulk.address == AUTO else None
-    address = (service and service.ray) or bulk.address
-    if "://" in address:
-        raise InputError(
-            f"--address {bulk.address}: the file is read where the command runs, which has to be a machine "
-            "of the cluster: run it there, with host:port"
-        )
+    address = _where(project, bulk.address)
     with connect(address, telemetry=project.config.telemetry, token=bulk.address == AUTO):
         replicas = running_replicas(address)
         click.echo(f"{replicas} replica{'s' if replicas != 1 else ''} answer at {address}", err=True)
@@ -123,6 +118,28 @@ def _answer(
             course.rows += answered.part.rows
             course.seconds = time.perf_counter() - begun
             yield answered.part
+
+
+def _where(project: Project, address: str) -> str:
+    """The cluster's ``host:port``. Raises ``FleetError`` when nobody can be asked there."""
+    from fleet.cluster.session import AUTO, check_address
+    from fleet.whereabouts import running_service
+
+    if address == AUTO:
+        service = running_service(project)
+        if service is None or not service.ray:
+            raise ClusterError(
+                f"--address auto: no service of the fleet in {project.root} runs on this machine: start it "
+                "(fleet serve), or name a machine of the cluster that serves it (--address HOST:PORT)"
+            )
+        address = service.ray
+    if "://" in address:
+        raise InputError(
+            f"--address {address}: the file is read where the command runs, which has to be a machine "
+            "of the cluster: run it there, with host:port"
+        )
+    check_address(address)
+    return address
 
 
 def _report(output: Path, course: _Course, *, as_json: bool) -> None:

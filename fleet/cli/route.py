@@ -84,7 +84,7 @@ class Wishes:
     "--address",
     metavar="ADDRESS",
     help="Let the replicas of a fleet answer that is served there (fleet serve --address): host:port of its "
-    "Ray cluster, or auto for the one on this machine.",
+    "Ray cluster, or auto for the one on which fleet serve runs this project here.",
 )
 @click.option(
     "--in-flight",

@@ -7,9 +7,10 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
@@ -39,7 +40,7 @@ class ServeArgs(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     root: str
-    """The project's folder, on every node."""
+    """The project's folder, the same on every node: an absolute path."""
     replicas: int = Field(default=1, ge=1, le=1024)
     """Host replicas; the fewest, where there may be more."""
     max_replicas: int | None = Field(default=None, ge=1, le=1024)
@@ -67,6 +68,15 @@ class ServeArgs(BaseModel):
     """Share of the jobs that challengers are asked too, when nothing else is to be done."""
     hint_secret: SecretStr = SecretStr("")
     """With which MLflow signs its webhook's deliveries; if not given, ``FLEET_HINT_SECRET``."""
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, root: str) -> str:
+        if not Path(root).is_absolute():
+            raise ValueError(
+                f"{root!r} is no absolute path: name the project's folder, the same on every node"
+            )
+        return root
 
 
 def application(args: ServeArgs | Mapping[str, Any]) -> serve.Application:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
+from fleet.cluster.nodes import HEAD
 from fleet.cluster.session import connect
 from fleet.registry.door import ensure_store
 from fleet.registry.store import Registry
@@ -31,14 +32,7 @@ def ray_cluster() -> Iterator[Cluster]:
     """One Ray for all tests: a head with one core, to which tests add nodes that they may kill."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        head = {
-            "num_cpus": 1,
-            "include_dashboard": False,
-            "object_store_memory": 100_000_000,
-            # A dead node refuses at once and is known after five seconds; a slow one has its ten each time.
-            "_system_config": {"health_check_period_ms": 1000},
-        }
-        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster = Cluster(initialize_head=True, head_node_args={**HEAD, "num_cpus": 1})
         try:
             with connect(cluster.address):
                 yield cluster

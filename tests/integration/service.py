@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +20,7 @@ from fleet.shadow import Shadow
 from fleet.web.app import make_app
 from fleet.web.local import LocalBackend
 from fleet.web.settings import WebSettings
-from fleet.workshop import Workshop
+from fleet.workshop import RUSSIAN, Workshop, open_shop
 
 
 @contextmanager
@@ -37,6 +38,15 @@ def listening(app: Any, port: int = 0) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join(30)
+
+
+def four_experts(root: Path, mlflow_template: Path) -> Workshop:
+    """A shop with an expert of each kind, and a router that knows two of them."""
+    made = open_shop(root, mlflow_template)
+    for kind in ("mood", "record", "story", "letter"):
+        made.make(kind, kind)
+    made.route({"mood": RUSSIAN, "story": ["Anna met Bo", "hello fox"]})
+    return made
 
 
 @contextmanager

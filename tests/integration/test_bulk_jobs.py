@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from click.testing import CliRunner
 from click.testing import Result as Ran
 from pyarrow.parquet import ParquetDataset, write_table
 from ray.cluster_utils import Cluster
+from waiting import until
 
 from fleet.cli.main import main
 from fleet.cluster.bulk import running_replicas
@@ -53,6 +53,23 @@ def test_where_no_fleet_is_served_it_says_how_to_serve_one(
     assert f"fleet serve --address {ray_cluster.address}" in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("auto", "--address auto: no service of the fleet in"),
+        ("127.0.0.1:1", "nothing answers at 127.0.0.1:1"),
+        ("ray://127.0.0.1:1", "a machine of the cluster"),
+    ],
+)
+def test_where_nobody_can_answer_nothing_is_begun(
+    shop: Workshop, tmp_path: Path, address: str, said: str
+) -> None:
+    ran = route(shop, "--file", jobs(tmp_path, 3), "--output", tmp_path / "out", "--address", address)
+    assert ran.exit_code in (1, 2)
+    assert said in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture(scope="module")
 def address(shop: Workshop, ray_cluster: Cluster) -> Iterator[str]:
     """Of the cluster, with two replicas on a node of their own."""
@@ -68,16 +85,6 @@ def address(shop: Workshop, ray_cluster: Cluster) -> Iterator[str]:
             yield ray_cluster.address
     finally:
         ray_cluster.remove_node(node)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another process brings about."""
-    gate = threading.Event()
-    for _ in range(int(SECONDS * 10)):
-        if condition():
-            return
-        gate.wait(0.1)
-    raise AssertionError("it has not come about")
 
 
 def jobs(folder: Path, count: int) -> Path:

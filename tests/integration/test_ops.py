@@ -13,12 +13,13 @@ import pytest
 import ray
 import yaml
 from click.testing import CliRunner
+from pydantic import ValidationError
 from ray.scripts.scripts import cli
 from ray.serve import Application
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve.schema import ServeDeploySchema
 
-from fleet.cluster.serving import APPLICATION, ServeArgs, application
+from fleet.cluster.serving import APPLICATION, application
 
 OPS = Path(__file__).parents[2] / "ops"
 
@@ -53,6 +54,7 @@ def test_the_serve_file_fits_rays_schema_and_builds_the_application() -> None:
     (served,) = declared.applications
     assert served.name == APPLICATION
     assert served.import_path == f"{application.__module__}:{application.__name__}"
-    ServeArgs.model_validate(served.args)
-    built = call_user_app_builder_with_args_if_necessary(application, served.args)  # as Ray does
+    with pytest.raises(ValidationError, match="'<PROJECT_FOLDER>' is no absolute path"):
+        call_user_app_builder_with_args_if_necessary(application, served.args)
+    built = call_user_app_builder_with_args_if_necessary(application, {**served.args, "root": "/srv/fleet"})
     assert isinstance(built, Application)

@@ -14,25 +14,21 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import checks
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi import checks as openapi_checks
-from service import live_service
+from service import four_experts, live_service
 
 from fleet.chaos.case import case
 from fleet.chaos.poison import cases, poison
 from fleet.chaos.poison_wire import wire
 from fleet.job import Job, Result
 from fleet.web.local import LocalBackend
-from fleet.workshop import RUSSIAN, Workshop, open_shop
+from fleet.workshop import Workshop
 
 SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Workshop:
-    made = open_shop(tmp_path_factory.mktemp("fleet"), mlflow_template)
-    for kind in ("mood", "record", "story", "letter"):
-        made.make(kind, kind)
-    made.route({"mood": RUSSIAN, "story": ["Anna met Bo", "hello fox"]})
-    return made
+    return four_experts(tmp_path_factory.mktemp("fleet"), mlflow_template)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from service import listening
-from test_live import until
+from waiting import until
 
 from fleet.cli.main import main
 from fleet.cluster.tags import SERVING_TAG, SHADOW_TAG, VersionTags

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from hosting import story_versions, three_experts
 from ray.cluster_utils import Cluster
 from service import sent
+from waiting import until
 
 from fleet.cli.serve import serve
 from fleet.cluster.serving import ServeArgs, free_port, serving
@@ -19,7 +21,7 @@ from fleet.host import Host
 from fleet.job import Job
 from fleet.registry.version import VersionInfo
 from fleet.web.keys import KEYS_FILE, add_key, revoke_key
-from fleet.workshop import RUSSIAN, Workshop, open_shop
+from fleet.workshop import RUSSIAN, Workshop
 
 TEXTS = ["Anna met Bo", "hello fox", "14 98 196 17", "a parcel", "Oslo", "да нет"]
 SECONDS = 120.0
@@ -27,19 +29,12 @@ SECONDS = 120.0
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Workshop:
-    made = open_shop(tmp_path_factory.mktemp("fleet"), mlflow_template)
-    for kind in ("mood", "record", "story"):
-        made.make(kind, kind)
-    made.route({"mood": RUSSIAN, "story": TEXTS})
-    return made
+    return three_experts(tmp_path_factory.mktemp("fleet"), mlflow_template)
 
 
 @pytest.fixture(scope="module")
 def versions(shop: Workshop) -> dict[int, VersionInfo]:
-    """Versions of the story's expert which say different things, by number; the first is champion."""
-    made = [shop.registry.resolve("story", "champion")]
-    made += [shop.make("story", "story", seed=seed, promote=False) for seed in (1, 2)]
-    return {info.version: info for info in made}
+    return story_versions(shop)
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +57,6 @@ def client(shop: Workshop, ray_cluster: Cluster) -> Iterator[httpx.Client]:
             yield made
     finally:
         ray_cluster.remove_node(node)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another process brings about."""
-    gate = threading.Event()
-    for _ in range(int(SECONDS * 10)):
-        if condition():
-            return
-        gate.wait(0.1)
-    raise AssertionError("it has not come about")
 
 
 def experts(client: httpx.Client) -> dict[str, Any]:

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_live import SECONDS, Clock, answered, ask, new_host, running, until
+from hosting import SECONDS, Clock, answered, ask, new_host, running
+from waiting import until
 
 import fleet.asking
 import fleet.host
+from fleet.checked import CheckedExpert
 from fleet.comparison import Comparison, compare, likeness
 from fleet.engine.decode import Completion, Scheduler
 from fleet.following import ChallengerStanding
 from fleet.host import Host
 from fleet.job import Job
 from fleet.live import LiveHost
-from fleet.loaded import CheckedExpert
 from fleet.registry.version import VersionInfo
 from fleet.roster import Roster
 from fleet.shadow import PENDING, Shadow

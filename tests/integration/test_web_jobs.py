@@ -11,22 +11,19 @@ from typing import Any
 
 import httpx
 import pytest
-from service import live_service, sent
+from service import four_experts, live_service, sent
+from waiting import until
 
 from fleet.engine.decode import Completion, Scheduler
 from fleet.web.settings import WebSettings
-from fleet.workshop import RUSSIAN, Workshop, open_shop
+from fleet.workshop import RUSSIAN, Workshop
 
 SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Workshop:
-    made = open_shop(tmp_path_factory.mktemp("fleet"), mlflow_template)
-    for kind in ("mood", "record", "story", "letter"):
-        made.make(kind, kind)
-    made.route({"mood": RUSSIAN, "story": ["Anna met Bo", "hello fox"]})
-    return made
+    return four_experts(tmp_path_factory.mktemp("fleet"), mlflow_template)
 
 
 @pytest.fixture(scope="module")
@@ -186,12 +183,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def until_waiting(client: httpx.Client, jobs: int) -> None:
-    gate = threading.Event()
-    for _ in range(200):
-        if client.get("/v1/experts").json()["waiting"] == jobs:
-            return
-        gate.wait(0.05)
-    raise AssertionError(f"there are never {jobs} jobs waiting")
+    until(lambda: client.get("/v1/experts").json()["waiting"] == jobs)
 
 
 @pytest.mark.parametrize(("stream", "key"), [(False, {}), (True, {}), (False, {"Idempotency-Key": "left"})])

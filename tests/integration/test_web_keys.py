@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import httpx
 import openai
 import pytest
 from service import live_service
+from waiting import until
 
 from fleet.web.keys import KeySource, add_key, revoke_key
 from fleet.web.settings import WebSettings
@@ -71,16 +71,6 @@ def clients(address: str, secrets: Mapping[str, str]) -> Iterator[Mapping[str, h
             )
             for name, secret in secrets.items()
         }
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread brings about."""
-    gate = threading.Event()
-    for _ in range(int(SECONDS * 20)):
-        if condition():
-            return
-        gate.wait(0.05)
-    raise AssertionError("it has not come about")
 
 
 def jobs(client: httpx.Client, body: Any, **headers: str) -> httpx.Response:
