@@ -153,7 +153,7 @@ def _talk(address: str, each: Wire, seconds: float) -> int:
         with contextlib.suppress(ConnectionError):
             for piece in each.pieces:
                 line.sendall(piece)
-                if select.select([line], [], [], 0)[0]:
+                if select.select([line], [], [], 0)[0] and not _may_go_on(line):
                     break
             if each.then == "leaves":
                 return DROPPED
@@ -162,8 +162,16 @@ def _talk(address: str, each: Wire, seconds: float) -> int:
         with contextlib.suppress(ConnectionError):
             while chunk := line.recv(65536):
                 got += chunk
-    got = got.removeprefix(CONTINUE)
+    got = got.removeprefix(CONTINUE)  # it may also come when all was sent
     return int(got.split(b" ", 2)[1]) if got.startswith(b"HTTP/") else DROPPED
+
+
+def _may_go_on(line: socket.socket) -> bool:
+    """Whether what has come is only the leave to send the rest, which is then taken off the line."""
+    if line.recv(len(CONTINUE), socket.MSG_PEEK) != CONTINUE:
+        return False
+    line.recv(len(CONTINUE))
+    return True
 
 
 def _connected(address: str, seconds: float) -> socket.socket:
