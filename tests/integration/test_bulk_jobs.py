@@ -15,6 +15,7 @@ import pyarrow
 import pytest
 from click.testing import CliRunner
 from click.testing import Result as Ran
+from hosting import TEXTS
 from pyarrow.parquet import ParquetDataset, write_table
 from ray.cluster_utils import Cluster
 from waiting import until
@@ -26,7 +27,6 @@ from fleet.project import Project
 from fleet.whereabouts import announce, only_service
 from fleet.workshop import RUSSIAN, Workshop, open_shop
 
-TEXTS = ["Anna met Bo", "hello fox", "14 98 196 17", "a parcel", "Oslo", "да нет"]
 SECONDS = 120.0
 
 

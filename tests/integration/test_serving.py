@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hosting import story_versions, three_experts
+from hosting import TEXTS, story_versions, three_experts
 from ray.cluster_utils import Cluster
 from service import sent
 from waiting import until
@@ -23,7 +23,6 @@ from fleet.registry.version import VersionInfo
 from fleet.web.keys import KEYS_FILE, add_key, revoke_key
 from fleet.workshop import RUSSIAN, Workshop
 
-TEXTS = ["Anna met Bo", "hello fox", "14 98 196 17", "a parcel", "Oslo", "да нет"]
 SECONDS = 120.0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hosting import SECONDS, Clock, answered, ask, new_host, running
+from hosting import SECONDS, TEXTS, Clock, answered, ask, new_host, running
 from waiting import until
 
 import fleet.asking
@@ -26,8 +26,6 @@ from fleet.registry.version import VersionInfo
 from fleet.roster import Roster
 from fleet.shadow import PENDING, Shadow
 from fleet.workshop import EXPLOSIVE, RUSSIAN, Workshop, explode_on, open_shop
-
-TEXTS = ["Anna met Bo", "hello fox", "14 98 196 17", "a parcel", "Oslo", "да нет"]
 
 
 @pytest.fixture(scope="module")
