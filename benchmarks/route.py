@@ -39,6 +39,7 @@ from fleet.project import Project
 from fleet.recipe import task_spec
 from fleet.routing.fit import RouterTask, fit_router
 from fleet.routing.head import Router
+from fleet.routing.reading import Readings
 
 NAMED, SHARED, APART = "task named", "shared trunk", "encoded apart"
 
@@ -146,7 +147,7 @@ class Desk:
             states = run_trunk(model, self._depth, ids, taps=self._router.taps if route else ())
             if route:
                 started = time.perf_counter()
-                self._router.decide([state.means for state in states])
+                self._router.decide(Readings.of(states, [job.text for job in asked], self._router.taps))
                 deciding += time.perf_counter() - started
             if apart:
                 states = run_trunk(model, self._depth, ids)

@@ -33,6 +33,13 @@ class TrainingDefaults(Section):
     """How often a training that lost its worker is taken up again."""
 
 
+class RoutingDefaults(Section):
+    """How sure the router must be."""
+
+    max_misroute: float = Field(default=0.05, gt=0, lt=1)
+    """Greatest share of routed jobs that may go to a wrong task; a task may be stricter."""
+
+
 class FleetConfig(Declared):
     """``fleet.yaml``: what all tasks of a project share."""
 
@@ -54,6 +61,8 @@ class FleetConfig(Declared):
     """The file that says when a version is promoted."""
     telemetry: bool = False
     """Whether Ray and MLflow may send usage reports to their makers."""
+    routing: RoutingDefaults = RoutingDefaults()
+    """How sure the router must be."""
     training: TrainingDefaults = TrainingDefaults()
     """How training uses the machines."""
 

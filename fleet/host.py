@@ -35,6 +35,7 @@ from fleet.roster import Roster
 from fleet.routing.decision import Decision
 from fleet.routing.explain import explain
 from fleet.routing.head import TOP
+from fleet.routing.reading import Readings
 from fleet.stores import artifact_cache, open_base, open_registry
 from fleet.ticket import Ticket
 
@@ -188,7 +189,7 @@ class Host:
         if ticket.refused:
             raise JobError(ticket.refused.reason)
         (state,) = run_trunk(self._models.reader, self._depth, [ticket.ids], taps=router.taps)
-        return explain(router, state.means, neighbours=neighbours)
+        return explain(router, Readings.of([state], [ticket.text], router.taps), neighbours=neighbours)
 
     def _load(self, infos: Sequence[VersionInfo]) -> None:
         for info in {info.key: info for info in infos}.values():
@@ -330,9 +331,11 @@ class Host:
                     "no-router",
                 )
             return
-        means = [ticket.state.means for ticket in free if ticket.state is not None]
+        router = self.router.router
+        states = [ticket.state for ticket in free if ticket.state is not None]
+        read = Readings.of(states, [ticket.text for ticket in free], router.taps)
         top = max([TOP, *(ticket.top for ticket in free)])
-        decisions = self.router.router.decide(means, known=self.champions, top=top)
+        decisions = router.decide(read, known=self.champions, top=top)
         for ticket, made in zip(free, decisions, strict=True):
             decision = made if ticket.job.allowed is None else made.within(ticket.job.allowed)
             if decision is None:

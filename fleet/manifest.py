@@ -152,6 +152,9 @@ class RoutingSection(Section):
 
     examples: list[Text] = Field(default=[], max_length=1000)
     """How people ask for this task, in their words."""
+    max_misroute: float | None = Field(default=None, gt=0, lt=1)
+    """Greatest share of the jobs routed to this task that may belong elsewhere; the fleet's if not given or
+    if that is less."""
 
 
 class ServingSection(Section):

@@ -23,6 +23,7 @@ from fleet.recipe import task_spec
 from fleet.registry.lifecycle import promote
 from fleet.registry.store import ROUTER, Registry, RunRecord
 from fleet.routing.artifact import load_router, save_router
+from fleet.routing.budget import Budget
 from fleet.routing.fit import RouterTask, fit_router, is_current
 from fleet.routing.head import Router
 from fleet.stores import artifact_cache, base_folder
@@ -46,10 +47,11 @@ def refit_router(project: Project, registry: Registry, base: Callable[[], Base])
     depth = project.config.trunk_layers
     if previous is not None and not is_current(previous, fingerprint(base_folder(project)), depth):
         previous = None
-    if previous is not None and current is not None and _same(previous, tasks):
+    budget = _budget(project, [task.name for task in tasks])
+    if previous is not None and current is not None and _same(previous, tasks) and previous.budget == budget:
         return f"unchanged, version {current.version} over {len(tasks)} tasks"
     loaded = base()
-    router = fit_router(loaded, tasks, previous=previous, depth=depth)
+    router = fit_router(loaded, tasks, previous=previous, depth=depth, budget=budget)
     with tempfile.TemporaryDirectory(prefix="fleet-router-") as scratch:
         folder = Path(scratch) / "router"
         digest = save_router(folder, router)
@@ -88,6 +90,11 @@ def _router_task(project: Project, name: str) -> RouterTask | None:
     content = json.dumps([texts, manifest.routing.examples], ensure_ascii=False)
     digest = hashlib.sha256(content.encode()).hexdigest()
     return RouterTask(name, texts, list(manifest.routing.examples), digest, sources)
+
+
+def _budget(project: Project, names: list[str]) -> Budget:
+    own = {name: least for name in names if (least := project.task(name).routing.max_misroute) is not None}
+    return Budget(project.config.routing.max_misroute, own)
 
 
 def _same(previous: Router, tasks: list[RouterTask]) -> bool:

@@ -28,8 +28,9 @@ class TrunkState:
     """``[T, D]``: hidden states after layer ``depth``."""
     keys: tuple[tuple[Tensor, Tensor], ...]
     """Per trunk layer ``(k, v)``, each ``[T, kv_heads * head_dim]``."""
-    means: Mapping[int, Tensor]
-    """Per tapped layer the fp32 mean ``[D]`` over the text's tokens, ``<bos>`` left out."""
+    pooled: Mapping[int, Tensor]
+    """Per tapped layer fp32 ``[2 * D]``: mean and standard deviation over the text's tokens, ``<bos>``
+    left out."""
 
 
 def run_trunk(
@@ -37,7 +38,7 @@ def run_trunk(
 ) -> list[TrunkState]:
     """Run every job's ids (``<bos>`` first) through layers ``[0, depth)``; results in the order given.
 
-    ``taps`` names the layers after which a mean is taken, each at most ``depth``.
+    ``taps`` names the layers after which states are pooled, each at most ``depth``.
     """
     if any(tap > depth for tap in taps):
         raise ValueError(f"taps {list(taps)} must not lie above the trunk's depth {depth}")
@@ -65,15 +66,16 @@ def _run(model: Gemma, depth: int, jobs: Sequence[Sequence[int]], taps: Sequence
     batch = Batch.of(lengths, device=model.device)
     h = model.embed(torch.tensor([i for ids in jobs for i in ids], device=model.device))
     collected: list[tuple[Tensor, Tensor]] = []
-    means: list[dict[int, Tensor]] = [{} for _ in jobs]
+    pooled: list[dict[int, Tensor]] = [{} for _ in jobs]
     reached = 0
     for stop in sorted({*taps, depth}):
         h = model.run(h, batch, (reached, stop), collect=collected)
         reached = stop
         if stop in taps:
-            for mean, part in zip(means, h.split(lengths), strict=True):
+            for mine, part in zip(pooled, h.split(lengths), strict=True):
                 # A job that is <bos> alone has no text; its mean is <bos> itself.
-                mean[stop] = (part[1:] if len(part) > 1 else part).float().mean(0)
+                spread, mean = torch.std_mean((part[1:] if len(part) > 1 else part).float(), 0, correction=0)
+                mine[stop] = torch.cat([mean, spread])
     rows_k = [k.split(lengths) for k, _ in collected]
     rows_v = [v.split(lengths) for _, v in collected]
     return [
@@ -82,7 +84,7 @@ def _run(model: Gemma, depth: int, jobs: Sequence[Sequence[int]], taps: Sequence
             depth,
             hidden,
             tuple((rows_k[layer][i], rows_v[layer][i]) for layer in range(depth)),
-            means[i],
+            pooled[i],
         )
         for i, (ids, hidden) in enumerate(zip(jobs, h.split(lengths), strict=True))
     ]

@@ -1,6 +1,6 @@
 """A router on disk: ``router.safetensors`` and ``router.json``; never pickle. Knows nothing of registries.
 
-The same router gives the same bytes. The linear map and the thresholds are stored beside the evidence
+The same router gives the same bytes. The maps and the thresholds are stored beside the evidence
 they come from, so that what decides after loading is bit for bit what was fitted.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,26 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from scipy.sparse import csr_matrix
 
 from fleet.engine.digest import folder_digest
 from fleet.errors import ArtifactError, DigestError
-from fleet.routing.calibrate import Thresholds
+from fleet.routing.budget import Budget, Thresholds
+from fleet.routing.calibrate import Scale
 from fleet.routing.discriminant import Discriminant
 from fleet.routing.evidence import Evidence
 from fleet.routing.features import Frame
 from fleet.routing.head import Ground, Router
+from fleet.routing.lexical import BUCKETS, Lexicon
+from fleet.routing.report import Fare
+from fleet.routing.span import Span
+from fleet.routing.statistics import Corpus
 
 __all__ = ["load_router", "save_router"]
 
 CARD_FILE = "router.json"
 TENSOR_FILE = "router.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 
 def save_router(folder: Path, router: Router) -> str:
@@ -39,28 +46,34 @@ def save_router(folder: Path, router: Router) -> str:
         "frame.centre": ground.frame.centre,
         "frame.spread": ground.frame.spread,
         "frame.blank": ground.frame.blank,
-        "background": ground.rows,
-        "map.weights": router.discriminant.weights,
-        "map.bias": router.discriminant.bias,
-        **{f"task.{name}": each.rows for name, each in router.evidence.items()},
+        "background.rows": ground.corpus.rows,
+        "background.folds": ground.corpus.folds,
+        "map.weights": router.dense.weights,
+        "map.bias": router.dense.bias,
+        "letters.unseen": router.lexicon.unseen,
+        **_sparse("background.grams", ground.corpus.grams),
+        **_sparse("letters.weights", router.lexicon.weights.T.tocsr(), values=True),
     }
+    for name, each in router.evidence.items():
+        tensors[f"task.{name}.rows"] = each.rows
+        tensors[f"task.{name}.tokens"] = each.tokens
+        tensors.update(_sparse(f"task.{name}.grams", each.grams))
     save_file({name: np.ascontiguousarray(each) for name, each in tensors.items()}, folder / TENSOR_FILE)
-    thresholds = router.thresholds
     card = {
         "format": FORMAT,
         "base_fingerprint": ground.base_fingerprint,
         "taps": list(ground.taps),
-        "background": {"digest": ground.digest, "groups": list(ground.groups)},
-        "thresholds": {
-            "fit": thresholds.fit,
-            "probability": thresholds.probability,
-            "temperature": thresholds.temperature,
-            "origin": thresholds.origin,
-        },
+        "blocks": ground.frame.blocks,
+        "background": ground.digest,
+        "budget": asdict(router.budget),
+        "scale": asdict(router.scale),
+        "thresholds": asdict(router.thresholds),
         "metrics": dict(router.metrics),
         "tasks": {
             name: {
                 "data_digest": each.digest,
+                "languages": dict(each.languages),
+                "fare": asdict(router.fares[name]),
                 "rows": [
                     list(row) for row in zip(each.kinds, each.folds, each.sources, each.snippets, strict=True)
                 ],
@@ -96,11 +109,69 @@ def load_router(folder: Path, *, digest: str | None = None) -> Router:
 
 
 def _router(card: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Router:
-    width = len(tensors["frame.centre"])
     names = tuple(sorted(card["tasks"]))
+    if not names:
+        raise ValueError("it knows no task")
+    take = _Tensors(tensors)
+    width = len(tensors["frame.centre"])
+    centre, spread, blank = (
+        take(f"frame.{part}", np.float32, width) for part in ("centre", "spread", "blank")
+    )
+    frame = Frame(centre, spread, blank, int(card["blocks"]))
+    count = len(tensors["background.folds"])
+    corpus = Corpus(
+        take("background.rows", np.int8, count, width),
+        take.sparse("background.grams", count),
+        take("background.folds", np.int64, count),
+        frame.means,
+    )
+    ground = Ground(
+        str(card["base_fingerprint"]), tuple(map(int, card["taps"])), frame, corpus, str(card["background"])
+    )
+    evidence = {}
+    for name in names:
+        kinds, folds, sources, snippets = zip(*card["tasks"][name]["rows"], strict=True)
+        evidence[name] = Evidence(
+            card["tasks"][name]["data_digest"],
+            take(f"task.{name}.rows", np.int8, len(kinds), width),
+            take.sparse(f"task.{name}.grams", len(kinds)),
+            take(f"task.{name}.tokens", np.int32, len(kinds)),
+            kinds,
+            folds,
+            snippets,
+            sources,
+            dict(card["tasks"][name]["languages"]),
+        )
+    dense = Discriminant(
+        take("map.weights", np.float32, len(names), width), take("map.bias", np.float32, len(names))
+    )
+    lexicon = Lexicon(
+        take.sparse("letters.weights", len(names), values=True).T.tocsr(),
+        take("letters.unseen", np.float64, len(names)),
+    )
+    return Router(
+        ground,
+        evidence,
+        Budget(**card["budget"]),
+        names,
+        dense,
+        lexicon,
+        Scale(**card["scale"]),
+        Thresholds(**card["thresholds"]),
+        dict(card["metrics"]),
+        {name: Fare(**card["tasks"][name]["fare"]) for name in names},
+        Span.of(evidence.values()),
+    )
 
-    def take(name: str, dtype: type[np.floating], *shape: int | None) -> NDArray[Any]:
-        tensor = tensors[name]
+
+class _Tensors:
+    """Tensors of a file, each taken with the dtype and shape that it must have."""
+
+    def __init__(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        self._tensors = tensors
+
+    def __call__(self, name: str, dtype: type[np.number[Any]], *shape: int | None) -> NDArray[Any]:
+        tensor = self._tensors[name]
         fits = len(tensor.shape) == len(shape) and all(
             want in (None, got) for want, got in zip(shape, tensor.shape, strict=True)
         )
@@ -108,30 +179,23 @@ def _router(card: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Rou
             raise ValueError(f"tensor {name} is {tensor.dtype} {list(tensor.shape)}, or not finite")
         return tensor
 
-    groups = tuple(map(str, card["background"]["groups"]))
-    ground = Ground(
-        str(card["base_fingerprint"]),
-        tuple(map(int, card["taps"])),
-        Frame(*(take(f"frame.{part}", np.float32, width) for part in ("centre", "spread", "blank"))),
-        take("background", np.float16, len(groups), width),
-        groups,
-        str(card["background"]["digest"]),
-    )
-    evidence = {}
-    for name in names:
-        kinds, folds, sources, snippets = zip(*card["tasks"][name]["rows"], strict=True)
-        rows = take(f"task.{name}", np.float16, len(kinds), width)
-        evidence[name] = Evidence(card["tasks"][name]["data_digest"], rows, kinds, folds, snippets, sources)
-    if not names:
-        raise ValueError("it knows no task")
-    return Router(
-        ground,
-        evidence,
-        Discriminant(
-            names,
-            take("map.weights", np.float32, len(names), width),
-            take("map.bias", np.float32, len(names)),
-        ),
-        Thresholds(**card["thresholds"]),
-        dict(card["metrics"]),
-    )
+    def sparse(self, name: str, rows: int, *, values: bool = False) -> csr_matrix:
+        indices = self(f"{name}.indices", np.int32, None)
+        starts = self(f"{name}.starts", np.int32, rows + 1)
+        ones = np.ones(len(indices), np.float32)
+        data = self(f"{name}.values", np.float32, len(indices)) if values else ones
+        whole = starts[0] == 0 and starts[-1] == len(indices) and (np.diff(starts) >= 0).all()
+        if not whole or (len(indices) and not 0 <= indices.min() <= indices.max() < BUCKETS):
+            raise ValueError(f"tensor {name} is no sparse matrix of {rows} rows")
+        return csr_matrix((data, indices, starts), shape=(rows, BUCKETS))
+
+
+def _sparse(name: str, matrix: csr_matrix, *, values: bool = False) -> dict[str, NDArray[Any]]:
+    """A sparse matrix as tensors; without ``values`` all its entries are ones."""
+    tensors: dict[str, NDArray[Any]] = {
+        f"{name}.indices": matrix.indices.astype(np.int32),
+        f"{name}.starts": matrix.indptr.astype(np.int32),
+    }
+    if values:
+        tensors[f"{name}.values"] = matrix.data.astype(np.float32)
+    return tensors

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fleet.routing.calibrate import Thresholds
+from fleet.routing.budget import Thresholds
 
-__all__ = ["Decision", "judge"]
+__all__ = ["Cause", "Decision", "judge"]
 
 Kind = Literal["route", "clarify", "abstain"]
+Cause = Literal["no_fit", "no_text", "too_short", "too_long", "language", "no_expert"]
+"""Why it abstains: nothing fits, there is nothing to measure, the job is shorter or longer than anything
+that the tasks hold, it is in a language of none of them, or none of the experts it knows can answer."""
 
-HESITATION = 0.9
-"""A question names the likeliest tasks until they hold this much of the probability,"""
-CHOICES = 3
-"""but no more than so many."""
+CHOICES = 5
+"""Tasks that a question names at most; two at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,13 @@ class Decision:
     confidence: float
     """Calibrated probability of the likeliest task, given that one of the fleet's fits."""
     fit: float | None
-    """Relative Mahalanobis distance to the nearest task; None if nothing was measured."""
+    """How much more the job is like the nearest task than like text in general: relative Mahalanobis
+    distance and the letters' log-odds; None if nothing was measured."""
     reason: str
     scores: tuple[tuple[str, float], ...] = ()
     """The likeliest tasks with their probabilities."""
+    cause: Cause | None = None
+    """Why it abstains, for programs."""
 
     def __post_init__(self) -> None:
         if (self.kind == "route") != (self.task is not None):
@@ -47,9 +51,9 @@ class Decision:
         return cls("route", tasks[0], tasks, 1.0, None, f"the job names {named}", scores)
 
     @classmethod
-    def none(cls, reason: str) -> Decision:
+    def none(cls, reason: str, cause: Cause) -> Decision:
         """Nothing to measure."""
-        return cls("abstain", None, (), 0.0, None, f"no expert fits: {reason}")
+        return cls("abstain", None, (), 0.0, None, f"no expert fits: {reason}", cause=cause)
 
     def within(self, allowed: Collection[str]) -> Decision | None:
         """What someone may see of it who may ask these tasks only; None when it is for others alone."""
@@ -66,29 +70,33 @@ class Decision:
 
 
 def judge(
-    ranked: Sequence[tuple[str, float]], nearest: str, fit: float, thresholds: Thresholds, top: int
+    ranked: Sequence[tuple[str, float]],
+    fit: float,
+    thresholds: Thresholds,
+    top: int,
+    why: Callable[[], tuple[Cause, str]],
 ) -> Decision:
-    """Tasks with probabilities, likeliest first, and the fit of the nearest, under thresholds."""
+    """Tasks with probabilities, likeliest first, and the fit of the likeliest, under thresholds.
+
+    ``why`` is asked for the cause of an abstention and its words.
+    """
     task, confidence = ranked[0]
     scores = tuple(ranked[:top])
     if fit < thresholds.fit:
+        cause, words = why()
         reason = (
-            f"no expert fits: fit {fit:.1f} to {nearest}, the nearest task, is below {thresholds.fit:.1f}"
+            f"no expert fits: {words}fit {fit:.1f} to {task}, the nearest task, is below {thresholds.fit:.1f}"
         )
-        return Decision("abstain", None, (), confidence, fit, reason, scores)
-    if len(ranked) > 1 and confidence < thresholds.probability:
-        held = 0.0
-        choices: list[str] = []
-        for name, probability in ranked[:CHOICES]:
-            if len(choices) >= 2 and held >= HESITATION:
-                break
-            choices.append(name)
-            held += probability
-        each = " or ".join(f"{name} ({probability:.2f})" for name, probability in ranked[: len(choices)])
-        reason = f"{each}: none reaches a probability of {thresholds.probability:.2f}"
-        return Decision("clarify", None, tuple(choices), confidence, fit, reason, scores)
+        return Decision("abstain", None, (), confidence, fit, reason, scores, cause)
+    least = thresholds.least(task)
+    if len(ranked) > 1 and confidence < least:
+        likely = sum(probability >= thresholds.choice for _, probability in ranked)
+        choices = ranked[: min(max(likely, 2), CHOICES)]
+        each = " or ".join(f"{name} ({probability:.2f})" for name, probability in choices)
+        reason = f"{each}: {task} would need a probability of {least:.3g}"
+        return Decision("clarify", None, tuple(name for name, _ in choices), confidence, fit, reason, scores)
     reason = (
-        f"probability {confidence:.2f} (at least {thresholds.probability:.2f} is asked for), "
+        f"probability {confidence:.2f} (at least {least:.3g} is asked for), "
         f"fit {fit:.1f} (at least {thresholds.fit:.1f})"
     )
     return Decision("route", task, (task,), confidence, fit, reason, scores)

@@ -1,47 +1,60 @@
-"""Linear discriminant analysis with one covariance for all, from statistics that add up.
+"""Linear discriminant analysis with one covariance for all, from statistics that add up exactly.
 
-Knows nothing of texts, thresholds or files: rows in, linear scores out. What is pooled is a plain sum
-over tasks, so a fit does not depend on the order in which tasks came, nor on which came before.
+Knows nothing of texts, thresholds or files: rows of bytes in, linear scores out. Sums of products of bytes
+are whole numbers below 2**53, so a sum in float64 has no rounding: a task that is added and taken away
+leaves no trace, and a fit does not depend on the order in which tasks came.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from fleet.routing.features import Floats
+from fleet.routing.features import LIMIT, Bytes
 
-__all__ = ["Discriminant", "Moments", "shrunk_covariance"]
+__all__ = ["Discriminant", "Moments", "gram", "shrunk_covariance"]
+
+Doubles = NDArray[np.float64]
+
+BORROWED = 3.0
+"""Rows of the middle of all tasks that every task's mean is taken to hold besides its own."""
+_EXACT = 2**24 // (LIMIT * LIMIT)
+"""Rows whose products float32 sums without rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """All that a fit needs to know of one class's rows."""
+    """What a fit needs to know of one class's rows beside their products."""
 
     n: int
-    mean: NDArray[np.float64]
-    """``[D]``."""
-    scatter: NDArray[np.float64]
-    """``[D, D]``: sum of outer products of the rows less their mean."""
+    total: Doubles
+    """``[W]``: their sum, exact."""
     fourth: float
     """Sum over rows of the fourth power of their distance to the mean."""
 
     @classmethod
-    def of(cls, rows: Floats) -> Moments:
-        """Of ``[n, D]`` with n at least 1."""
-        wide = rows.astype(np.float64)
-        mean = wide.mean(0)
-        wide -= mean
-        return cls(len(wide), mean, wide.T @ wide, float(((wide**2).sum(1) ** 2).sum()))
+    def of(cls, rows: Bytes) -> Moments:
+        """Of ``[n, W]`` with n at least 1."""
+        total = rows.sum(0, dtype=np.int64).astype(np.float64)
+        away = rows - (total / len(rows)).astype(np.float32)
+        return cls(len(rows), total, float(((away**2).sum(1, dtype=np.float64) ** 2).sum()))
 
 
-def shrunk_covariance(
-    n: int, scatter: NDArray[np.float64], fourth: float
-) -> tuple[NDArray[np.float64], float]:
+def gram(rows: Bytes) -> Doubles:
+    """Sum of outer products of ``[n, W]``: ``[W, W]``, exact."""
+    width = rows.shape[1]
+    found = np.zeros((width, width))
+    for start in range(0, len(rows), _EXACT):
+        part = rows[start : start + _EXACT].astype(np.float32)
+        found += part.T @ part
+    return found
+
+
+def shrunk_covariance(n: int, scatter: Doubles, fourth: float) -> tuple[Doubles, float]:
     """Ledoit and Wolf's well-conditioned estimate (2004, J. Multivariate Anal. 88) and its shrinkage.
 
     From sums over the pooled, class-centred rows; equals scikit-learn's ``LedoitWolf(assume_centered=True)``
@@ -66,48 +79,38 @@ class Discriminant:
     Tasks and background share the covariance, so the quadratic parts cancel:
     ``d2(x, background) - d2(x, task) = weights @ x + bias``. Positive: more like the task than like text
     in general. Half of it is the log-likelihood ratio; half of a difference between tasks is LDA's.
+
+    A task's mean is drawn towards the middle of all tasks, as if it had ``BORROWED`` rows there (a normal
+    prior on the means): the distance to a mean of few rows is otherwise mostly the noise of that mean.
     """
 
-    names: tuple[str, ...]
     weights: NDArray[np.float32]
-    """``[tasks, D]``."""
+    """``[tasks, W]``."""
     bias: NDArray[np.float32]
     """``[tasks]``."""
 
     @classmethod
-    def fit(cls, tasks: Mapping[str, Floats], background: Floats) -> Discriminant:
-        """Over each task's rows ``[n, D]``, at least one a task, and background rows ``[m, D]``."""
-        names = tuple(sorted(tasks))
-        means, (covariance, _) = _pool([*(tasks[name] for name in names), background])
+    def fit(cls, tasks: Sequence[Moments], background: Moments, products: Doubles) -> Discriminant:
+        """Over at least one task, the background, and the sum of ``gram`` of all their rows."""
+        every = [*tasks, background]
+        n = np.array([each.n for each in every], dtype=np.float64)
+        totals = np.stack([each.total for each in every])
+        scaled = totals / np.sqrt(n)[:, None]
+        scatter = products - scaled.T @ scaled
+        covariance, _ = shrunk_covariance(int(n.sum()), scatter, sum(each.fourth for each in every))
         # Far fewer rows than dimensions leave rounding below zero.
         covariance[np.diag_indices(len(covariance))] += 1e-9 * np.trace(covariance) / len(covariance) + 1e-12
+        means = totals / n[:, None]
+        if len(tasks) > 1:
+            middle = means[:-1].mean(0)
+            means[:-1] = (totals[:-1] + BORROWED * middle) / (n[:-1, None] + BORROWED)
         solved = cho_solve(cho_factor(covariance, lower=True, overwrite_a=True), means.T).T
         norms = (means * solved).sum(1)
         return cls(
-            names,
             (2 * (solved[:-1] - solved[-1])).astype(np.float32),
             (norms[-1] - norms[:-1]).astype(np.float32),
         )
 
-    def scores(self, rows: Floats) -> NDArray[np.float64]:
-        """``[n, D]`` to ``[n, tasks]``."""
+    def scores(self, rows: Bytes) -> Doubles:
+        """``[n, W]`` to ``[n, tasks]``."""
         return np.asarray(rows.astype(np.float32) @ self.weights.T + self.bias, dtype=np.float64)
-
-
-def _pool(
-    classes: Sequence[Floats],
-) -> tuple[NDArray[np.float64], tuple[NDArray[np.float64], float]]:
-    n, fourth = 0, 0.0
-    means: list[NDArray[np.float64]] = []
-    scatter = np.zeros((classes[0].shape[1],) * 2)
-    for moments in _each(classes):
-        n += moments.n
-        fourth += moments.fourth
-        scatter += moments.scatter
-        means.append(moments.mean)
-    return np.stack(means), shrunk_covariance(n, scatter, fourth)
-
-
-def _each(classes: Iterable[Floats]) -> Iterable[Moments]:
-    """One class at a time, so that a large fleet never holds all its scatters at once."""
-    return (Moments.of(rows) for rows in classes)

@@ -7,23 +7,26 @@ set the thresholds anew without the base.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from fleet.routing.features import Bytes
 
 __all__ = ["EXAMPLE", "FOLDS", "INPUT", "LIMIT", "Evidence", "Pick", "fold_of_group", "pick_rows"]
 
 LIMIT = 512
 """Inputs kept of a task."""
-CROSSINGS = 3
-"""Inputs that each routing example is put in front of."""
+CROSSINGS = 4
+"""Inputs that each routing example is put beside."""
 SNIPPET = 120
 FOLDS = 5
 
 INPUT, CROSSED, EXAMPLE = 0, 1, 2
-"""A training input; an example with an input below it; an example alone."""
+"""A training input; an example with an input below or above it; an example alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Pick:
     source: str
     kind: int
     fold: int
-    """The fold that it is held out in; -1 if never."""
+    """The fold that it is held out in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,47 +46,77 @@ class Evidence:
 
     digest: str
     """Of the data it was made from, as the caller gave it."""
-    rows: NDArray[np.float16]
-    """``[n, D]``."""
+    rows: Bytes
+    """``[n, W]``."""
+    grams: csr_matrix
+    """``[n, lexical.BUCKETS]``: which n-grams each row holds."""
+    tokens: NDArray[np.int32]
+    """``[n]``: of each row."""
     kinds: tuple[int, ...]
     folds: tuple[int, ...]
     snippets: tuple[str, ...]
     sources: tuple[str, ...]
+    languages: Mapping[str, int]
+    """How many rows are in which language, those of which it is sure."""
 
     def __post_init__(self) -> None:
-        lengths = {len(self.rows), len(self.kinds), len(self.folds), len(self.snippets), len(self.sources)}
+        lengths = {
+            len(self.rows),
+            self.grams.shape[0],
+            len(self.tokens),
+            len(self.kinds),
+            len(self.folds),
+            len(self.snippets),
+            len(self.sources),
+        }
         if len(lengths) != 1 or not len(self.rows):
             raise ValueError("a task's evidence needs rows, each with its kind, fold, snippet and source")
 
     @classmethod
-    def of(cls, digest: str, picks: Sequence[Pick], rows: NDArray[np.float16]) -> Evidence:
-        """Rows ``[n, D]`` of the picks, in their order."""
+    def of(
+        cls,
+        digest: str,
+        picks: Sequence[Pick],
+        rows: Bytes,
+        grams: csr_matrix,
+        tokens: Iterable[int],
+        languages: Mapping[str, int] | None = None,
+    ) -> Evidence:
+        """Rows ``[n, W]`` of the picks, in their order, with their n-grams and numbers of tokens."""
         return cls(
             digest,
             rows,
+            grams,
+            np.fromiter(tokens, np.int32),
             tuple(pick.kind for pick in picks),
             tuple(pick.fold for pick in picks),
             tuple(" ".join(pick.text.split())[:SNIPPET] for pick in picks),
             tuple(pick.source for pick in picks),
+            dict(languages or {}),
         )
 
 
 def pick_rows(texts: Sequence[str], examples: Sequence[str], sources: Sequence[str]) -> list[Pick]:
-    """At most ``LIMIT`` inputs, the examples, and each example above a few inputs.
+    """At most ``LIMIT`` inputs, the examples, and each example beside a few inputs.
 
-    Chosen by the hash of the content: the order of the files does not matter. A crossed row is held out
-    together with its input, so that a held-out input is never seen.
+    Chosen by the hash of the content: the order of the files does not matter. An example is held out
+    together with the inputs that it is put beside, so that a held-out row shares nothing with those seen.
     """
     places = {
         text: source for text, source in reversed(list(zip(texts, sources, strict=True))) if text.strip()
     }
     chosen = sorted(places, key=_hash)[:LIMIT]
     picks = [Pick(text, places[text], INPUT, n % FOLDS) for n, text in enumerate(chosen)]
+    inputs = list(picks)
     for number, example in enumerate(dict.fromkeys(e for e in examples if e.strip())):
-        source = f"routing.examples[{number}]"
-        picks.append(Pick(example, source, EXAMPLE, -1))
-        below = sorted(picks[: len(chosen)], key=lambda pick: _hash(example + "\n" + pick.text))[:CROSSINGS]
-        picks += [Pick(f"{example}\n{p.text}", f"{source} + {p.source}", CROSSED, p.fold) for p in below]
+        source, fold = f"routing.examples[{number}]", number % FOLDS
+        picks.append(Pick(example, source, EXAMPLE, fold))
+        beside = sorted(
+            (pick for pick in inputs if pick.fold == fold), key=lambda pick: _hash(example + "\n" + pick.text)
+        )
+        for turn, pick in enumerate(beside[:CROSSINGS]):
+            text = f"{pick.text}\n{example}" if turn % 2 else f"{example}\n{pick.text}"
+            picks.append(Pick(text, f"{source} + {pick.source}", CROSSED, fold))
     return picks
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,9 +11,13 @@ from fleet.engine.base import Base
 from fleet.engine.prompt import Renderer
 from fleet.engine.trunk import run_trunk
 from fleet.routing.background import load_background
-from fleet.routing.evidence import Evidence, pick_rows
-from fleet.routing.features import Floats, Frame, stack, taps_of
+from fleet.routing.budget import Budget
+from fleet.routing.evidence import Evidence, fold_of_group, pick_rows
+from fleet.routing.features import POOLS, Frame, stack, taps_of
 from fleet.routing.head import Ground, Router
+from fleet.routing.language import identify
+from fleet.routing.reading import Readings
+from fleet.routing.statistics import Corpus
 
 __all__ = ["RouterTask", "fit_router"]
 
@@ -55,7 +60,12 @@ def is_current(router: Router, fingerprint: str, depth: int) -> bool:
 
 
 def fit_router(
-    base: Base, tasks: Sequence[RouterTask], *, previous: Router | None = None, depth: int = DEPTH
+    base: Base,
+    tasks: Sequence[RouterTask],
+    *,
+    previous: Router | None = None,
+    depth: int = DEPTH,
+    budget: Budget | None = None,
 ) -> Router:
     """Over exactly these tasks; those of ``previous`` whose data did not change are not computed again.
 
@@ -63,19 +73,9 @@ def fit_router(
     """
     if not tasks:
         raise ValueError("a router needs at least one task")
-    renderer = Renderer.of(base.tokenizer)
-    taps = taps_of(depth)
-    background = load_background()
     if previous is not None and not is_current(previous, base.fingerprint, depth):
         previous = None
-    if previous is not None:
-        ground = previous.ground
-    else:
-        log.info("router: reading %d background texts", len(background.texts))
-        raw = _features(base, renderer, background.texts, depth, taps)
-        blank = stack([run_trunk(base.model, depth, [[renderer.bos]], taps=taps)[0].means], taps)[0]
-        frame = Frame.of(raw, blank)
-        ground = Ground(base.fingerprint, taps, frame, frame.place(raw), background.groups, background.digest)
+    ground = lay_ground(base, depth) if previous is None else previous.ground
     evidence: dict[str, Evidence] = {}
     for task in tasks:
         if task.name in evidence:
@@ -83,20 +83,41 @@ def fit_router(
         held = None if previous is None else previous.evidence.get(task.name)
         if held is not None and held.digest == task.data_digest:
             evidence[task.name] = held
-            continue
-        picks = pick_rows(task.texts, task.examples, task.sources)
-        log.info("router: reading %d texts of %s", len(picks), task.name)
-        raw = _features(base, renderer, [pick.text for pick in picks], depth, taps)
-        evidence[task.name] = Evidence.of(task.data_digest, picks, ground.frame.place(raw))
-    return Router.build(ground, evidence)
+        else:
+            evidence[task.name] = gather(base, ground, task)
+    return Router.build(ground, evidence, budget)
 
 
-def _features(
-    base: Base, renderer: Renderer, texts: Sequence[str], depth: int, taps: Sequence[int]
-) -> Floats:
-    ids = [renderer.job_ids(text)[:TOKENS] for text in texts]
-    means = []
-    for start in range(0, len(ids), CHUNK):
-        chunk = ids[start : start + CHUNK]
-        means += [state.means for state in run_trunk(base.model, depth, chunk, taps=taps)]
-    return stack(means, taps)
+def lay_ground(base: Base, depth: int) -> Ground:
+    """The space that a trunk of this depth gives, and the packaged background in it."""
+    background = load_background()
+    taps = taps_of(depth)
+    log.info("router: reading %d background texts", len(background.texts))
+    read = read_texts(base, background.texts, taps)
+    renderer = Renderer.of(base.tokenizer)
+    blank = stack([run_trunk(base.model, depth, [[renderer.bos]], taps=taps)[0].pooled], taps)[0]
+    frame = Frame.of(read.raw, blank, len(POOLS) * len(taps))
+    corpus = Corpus(frame.place(read.raw), read.grams, fold_of_group(background.groups), frame.means)
+    return Ground(base.fingerprint, taps, frame, corpus, background.digest)
+
+
+def gather(base: Base, ground: Ground, task: RouterTask) -> Evidence:
+    """A task's evidence in this space."""
+    picks = pick_rows(task.texts, task.examples, task.sources)
+    log.info("router: reading %d texts of %s", len(picks), task.name)
+    read = read_texts(base, [pick.text for pick in picks], ground.taps)
+    languages = Counter(found[0] for pick in picks if (found := identify(pick.text)) is not None)
+    return Evidence.of(
+        task.data_digest, picks, ground.frame.place(read.raw), read.grams, read.tokens, dict(languages)
+    )
+
+
+def read_texts(base: Base, texts: Sequence[str], taps: Sequence[int]) -> Readings:
+    """What the router reads of canonical texts; of long ones the first ``TOKENS`` tokens."""
+    renderer = Renderer.of(base.tokenizer)
+    parts = []
+    for start in range(0, len(texts), CHUNK):
+        chunk = texts[start : start + CHUNK]
+        ids = [renderer.job_ids(text)[:TOKENS] for text in chunk]
+        parts.append(Readings.of(run_trunk(base.model, max(taps), ids, taps=taps), chunk, taps))
+    return Readings.joined(parts)

@@ -1,24 +1,30 @@
-"""The router: evidence of every task, the linear map over it, thresholds. Knows no text and no files.
+"""The router: evidence of every task, two linear maps over it, thresholds. Knows no files.
 
 A value: ``add``, ``replace`` and ``remove`` give another router. All of it is a function of the
-evidence alone, so a router that lost a task equals one that never had it.
+evidence and the budget alone, so a router that lost a task equals one that never had it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fleet.errors import SealError
-from fleet.routing.calibrate import Thresholds, calibrate, cross_validate
-from fleet.routing.decision import Decision, judge
+from fleet.routing.budget import Budget, Thresholds, set_thresholds
+from fleet.routing.calibrate import Scale, calibrate
+from fleet.routing.decision import Cause, Decision, judge
 from fleet.routing.discriminant import Discriminant
-from fleet.routing.evidence import Evidence, fold_of_group
-from fleet.routing.features import Floats, Frame, stack
+from fleet.routing.evidence import Evidence
+from fleet.routing.features import Frame
+from fleet.routing.heldout import cross_validate
+from fleet.routing.lexical import Lexicon
+from fleet.routing.reading import Readings
+from fleet.routing.report import Fare, fares, figures
+from fleet.routing.span import Span
+from fleet.routing.statistics import Corpus, Statistics
 
 __all__ = ["Ground", "Router"]
 
@@ -32,42 +38,72 @@ class Ground:
     base_fingerprint: str
     taps: tuple[int, ...]
     frame: Frame
-    rows: NDArray[np.float16]
-    """``[m, D]`` background rows, in the frame."""
-    groups: tuple[str, ...]
+    corpus: Corpus
     digest: str
     """Of the background's texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """Decides which task a job belongs to, from the trunk's means."""
+    """Decides which task a job belongs to, from the trunk's pooled states and its letters."""
 
     ground: Ground
     evidence: Mapping[str, Evidence]
-    discriminant: Discriminant
+    budget: Budget
+    tasks: tuple[str, ...]
+    dense: Discriminant
+    """Both distances as one linear map."""
+    lexicon: Lexicon
+    scale: Scale
     thresholds: Thresholds
     metrics: Mapping[str, float]
     """How held-out rows fared; thresholds were set on the same rows, so they flatter a little."""
+    fares: Mapping[str, Fare]
+    """The same of each task."""
+    span: Span
+    statistics: Statistics | None = field(default=None, compare=False, repr=False)
+    """Kept by who fitted it, so that a change costs the changed task alone."""
 
     @classmethod
-    def build(cls, ground: Ground, evidence: Mapping[str, Evidence]) -> Router:
-        """Fit the map and set the thresholds. Raises ``ValueError`` without a task."""
+    def build(
+        cls,
+        ground: Ground,
+        evidence: Mapping[str, Evidence],
+        budget: Budget | None = None,
+        statistics: Statistics | None = None,
+    ) -> Router:
+        """Fit the maps and set the thresholds. Raises ``ValueError`` without a task.
+
+        ``statistics`` are those of this evidence, where they are known.
+        """
         if not evidence:
             raise ValueError("a router needs at least one task")
+        budget = budget or Budget()
         ordered = {name: evidence[name] for name in sorted(evidence)}
-        discriminant = Discriminant.fit({name: each.rows for name, each in ordered.items()}, ground.rows)
-        held = cross_validate(ordered, ground.rows, fold_of_group(ground.groups))
-        thresholds, metrics = calibrate(held)
-        return cls(ground, ordered, discriminant, thresholds, metrics)
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return self.discriminant.names
+        names = tuple(ordered)
+        statistics = statistics or Statistics.of(ordered, ground.corpus)
+        model = statistics.model(ordered, ground.corpus)
+        held = cross_validate(ordered, ground.corpus, statistics)
+        scale = calibrate(held)
+        thresholds = set_thresholds(held, scale, names, budget)
+        return cls(
+            ground,
+            ordered,
+            budget,
+            names,
+            scale.merged(model, ground.corpus.means),
+            model.lexicon,
+            scale,
+            thresholds,
+            figures(held, scale, names, thresholds),
+            fares(held, scale, names, thresholds, budget),
+            Span.of(ordered.values()),
+            statistics,
+        )
 
     @property
     def taps(self) -> tuple[int, ...]:
-        """The layers after which the trunk must take its means."""
+        """The layers after which the trunk must pool its states."""
         return self.ground.taps
 
     @property
@@ -79,17 +115,21 @@ class Router:
         """With one task more. Raises ``ValueError`` if it is there already."""
         if task in self.evidence:
             raise ValueError(f"{task} is routed to already: replace it")
-        return Router.build(self.ground, {**self.evidence, task: evidence})
+        return self._with({**self.evidence, task: evidence}, self._statistics().plus(evidence))
 
     def replace(self, task: str, evidence: Evidence) -> Router:
         """With a task's evidence exchanged. Raises ``KeyError`` if it is not there."""
-        return self.remove(task).add(task, evidence) if len(self.evidence) > 1 else self._only(task, evidence)
+        changed = self._statistics().minus(self.evidence[task]).plus(evidence)
+        return self._with({**self.evidence, task: evidence}, changed)
 
     def remove(self, task: str) -> Router:
         """Without a task. Raises ``KeyError`` if it is not there, ``ValueError`` if it is the only one."""
-        rest = dict(self.evidence)
-        del rest[task]
-        return Router.build(self.ground, rest)
+        rest = {name: each for name, each in self.evidence.items() if name != task}
+        return self._with(rest, self._statistics().minus(self.evidence[task]))
+
+    def under(self, budget: Budget) -> Router:
+        """With thresholds for another budget."""
+        return Router.build(self.ground, self.evidence, budget, self._statistics())
 
     def check_base(self, fingerprint: str) -> None:
         """Raise ``SealError`` unless fitted over this base."""
@@ -100,41 +140,45 @@ class Router:
             )
 
     def decide(
-        self,
-        jobs: Sequence[Mapping[int, Tensor]] | Floats,
-        *,
-        top: int = TOP,
-        known: Collection[str] | None = None,
+        self, jobs: Readings, *, top: int = TOP, known: Collection[str] | None = None
     ) -> list[Decision]:
-        """A decision for each job: ``TrunkState.means``, or raw features ``[n, D]`` of ``features.stack``.
+        """A decision for each job.
 
         ``known`` limits the tasks that may be routed to; ``top`` the scores that a decision shows.
         """
-        raw = jobs if isinstance(jobs, np.ndarray) else stack(jobs, self.taps)
-        if not len(raw):
+        if not len(jobs):
             return []
         columns = [n for n, name in enumerate(self.tasks) if known is None or name in known]
         if not columns:
-            return [Decision.none("the router knows none of the tasks that could answer")] * len(raw)
+            words = "the router knows none of the tasks that could answer"
+            return [Decision.none(words, "no_expert")] * len(jobs)
         names = [self.tasks[n] for n in columns]
-        blank = self.ground.frame.is_blank(raw)
-        scores = self.scores(np.where(blank[:, None], self.ground.frame.centre, raw))[:, columns]
-        chances = self.thresholds.probabilities(scores)
+        blank = self.ground.frame.is_blank(jobs.raw)
+        scores = self.scores(jobs)[:, columns]
+        chances = self.scale.probabilities(scores)
         decisions = []
-        for row, chance, empty in zip(scores, chances, blank, strict=True):
+        for n, (row, chance, empty) in enumerate(zip(scores, chances, blank, strict=True)):
             if empty:
-                decisions.append(Decision.none("the job holds no text that could be measured"))
+                decisions.append(Decision.none("the job holds no text that could be measured", "no_text"))
                 continue
             order = np.argsort(-row, kind="stable")
-            ranked = [(names[n], float(chance[n])) for n in order]
-            decisions.append(judge(ranked, names[order[0]], float(row[order[0]]), self.thresholds, top))
+            ranked = [(names[k], float(chance[k])) for k in order]
+
+            def why(n: int = n) -> tuple[Cause, str]:
+                return self.span.beyond(jobs.texts[n], jobs.tokens[n])
+
+            decisions.append(judge(ranked, float(row[order[0]]), self.thresholds, top, why))
         return decisions
 
-    def scores(self, raw: Floats) -> NDArray[np.float64]:
-        """Relative Mahalanobis distance of raw ``[n, D]`` to each task ``[n, tasks]``."""
-        return self.discriminant.scores(self.ground.frame.place(raw))
+    def scores(self, jobs: Readings) -> NDArray[np.float64]:
+        """How much more each job is like each task than like text in general: ``[n, tasks]``."""
+        blank = self.ground.frame.is_blank(jobs.raw)
+        placed = self.ground.frame.place(np.where(blank[:, None], self.ground.frame.centre, jobs.raw))
+        letters = self.lexicon.scores(jobs.grams)
+        return np.asarray(self.dense.scores(placed) + self.scale.letters * letters)
 
-    def _only(self, task: str, evidence: Evidence) -> Router:
-        if task not in self.evidence:
-            raise KeyError(task)
-        return Router.build(self.ground, {task: evidence})
+    def _statistics(self) -> Statistics:
+        return self.statistics or Statistics.of(self.evidence, self.ground.corpus)
+
+    def _with(self, evidence: Mapping[str, Evidence], statistics: Statistics) -> Router:
+        return Router.build(self.ground, evidence, self.budget, statistics)

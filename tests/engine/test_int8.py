@@ -133,7 +133,7 @@ def test_the_trunk_is_the_base_s_own(shop: Shop) -> None:
     states, exact = (run_trunk(m, DEPTH, jobs, taps=(1,)) for m in (models.reader, model))
     for one, other in zip(states, exact, strict=True):
         assert torch.equal(one.hidden, other.hidden)
-        assert torch.equal(one.means[1], other.means[1])
+        assert torch.equal(one.pooled[1], other.pooled[1])
 
 
 def test_the_whole_head_is_rounded_and_its_rows_are_not(shop: Shop) -> None:

@@ -17,6 +17,7 @@ from fleet.routing.artifact import load_router, save_router
 from fleet.routing.explain import explain
 from fleet.routing.fit import RouterTask, fit_router
 from fleet.routing.head import Router
+from fleet.routing.reading import Readings
 
 DIGITS = [f"{n} {n * 7} {n * n} {n + 3}" for n in range(30)]
 RUSSIAN = [
@@ -47,12 +48,14 @@ def test_unlike_texts_find_their_task(base: Base, router: Router) -> None:
     renderer = Renderer(base.tokenizer)
     ids = [renderer.job_ids(text) for text in ("8 56 64 11 7", "они посылка пришла где")]
     states = run_trunk(base.model, 6, [*ids, [renderer.bos]], taps=router.taps)
-    numbers, words, blank = router.decide([state.means for state in states])
+    read = Readings.of(states, ["8 56 64 11 7", "они посылка пришла где", ""], router.taps)
+    numbers, words, blank = router.decide(read)
     assert numbers.scores[0][0] == "digits"
     assert words.scores[0][0] == "russian"
     assert blank.kind == "abstain"
     assert "no text" in blank.reason
-    nearest = explain(router, states[1].means)["nearest"]
+    russian = Readings.of(states[1:2], ["они посылка пришла где"], router.taps)
+    nearest = explain(router, russian)["nearest"]
     assert nearest[0]["task"] == "russian"
     assert "посылка" in nearest[0]["text"]
 
@@ -80,7 +83,7 @@ def test_another_base_or_depth_is_fitted_from_nothing(base: Base, router: Router
     assert anew.ground.base_fingerprint == "another"
     shallow = fit_router(base, [task("digits", DIGITS)], previous=router, depth=3)
     assert shallow.taps == (2, 3)
-    assert np.isfinite(shallow.discriminant.weights).all()
+    assert np.isfinite(shallow.dense.weights).all()
 
 
 def test_bad_calls_are_refused(base: Base) -> None:

@@ -1,0 +1,242 @@
+"""Thresholds that keep a budget of misroutes, and what they cost in coverage. Knows no features.
+
+A misroute is a job that is routed to a task which is not its own. The budget holds for the share of
+misroutes among routed jobs, in a traffic of which ``FOREIGN`` fits no task. Among pairs of thresholds for
+fit and probability the one is taken that routes most held-out jobs while the upper confidence bound of the
+share keeps the budget (selective classification with guaranteed risk, Geifman and El-Yaniv 2017,
+arXiv:1705.08500).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import beta
+
+from fleet.routing.calibrate import Scale
+from fleet.routing.heldout import HeldOut
+
+__all__ = ["DEFAULT_BUDGET", "FOREIGN", "Budget", "Judged", "Thresholds", "foreign", "set_thresholds"]
+
+Doubles = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+DEFAULT_BUDGET = 0.05
+FOREIGN = 0.05
+"""Share of jobs that fit no task, as the budget reckons: half like the background, half like other tasks."""
+CONFIDENCE = 0.9
+"""Of the bounds, one-sided; intervals that are shown have 95 %."""
+EVEN = 0.5
+"""A task below this probability is never routed to: all others together are as likely."""
+REFUSALS = (0.05, 0.1, 0.15, 0.2, 0.3)
+"""Shares of held-out jobs that the fit threshold may cost: the candidates. The least is spent whatever the
+budget: a job that fits nothing should be told so, not asked back."""
+LEVELS = 200
+"""Candidates for the probability."""
+SET_MISSES = 0.1
+"""How often the tasks that a question names may lack the right one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Greatest share of misroutes among routed jobs."""
+
+    max_misroute: float = DEFAULT_BUDGET
+    tasks: Mapping[str, float] = field(default_factory=dict)
+    """Of tasks that are stricter."""
+
+    def of(self, task: str) -> float:
+        return min(self.max_misroute, self.tasks.get(task, 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What a decision is measured against."""
+
+    fit: float
+    """Fit that the likeliest task must reach."""
+    probability: float
+    """Calibrated probability that it must reach,"""
+    tasks: Mapping[str, float]
+    """or this one, for tasks that have their own."""
+    choice: float
+    """Probability from which a question names a task (split conformal prediction; Sadinle et al. 2019)."""
+    origin: str
+    """Where the figures come from, in words."""
+    kept: bool
+    """Whether held-out rows show that the budget is kept."""
+
+    def least(self, task: str) -> float:
+        """Probability that this task must reach."""
+        return self.tasks.get(task, self.probability)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """n held-out rows under one scale."""
+
+    fit: Doubles
+    top: Doubles
+    """Probability of the likeliest task."""
+    column: NDArray[np.int64]
+    """Of the likeliest task."""
+    right: Mask
+
+    @classmethod
+    def of(cls, scores: Doubles, scale: Scale, truth: NDArray[np.int64] | None) -> Judged:
+        """Fused scores ``[n, tasks]`` of rows of these tasks; of none, without ``truth``."""
+        if not len(scores):
+            return cls(np.empty(0), np.empty(0), np.empty(0, np.int64), np.empty(0, bool))
+        column = scores.argmax(1)
+        right = np.zeros(len(scores), bool) if truth is None else column == truth
+        return cls(scores.max(1), scale.probabilities(scores).max(1), column, right)
+
+    def routed(self, thresholds: Thresholds, names: Sequence[str]) -> Mask:
+        """Which of them the thresholds let go to a task."""
+        least = np.array([thresholds.least(name) for name in names])
+        return np.asarray((self.fit >= thresholds.fit) & (self.top >= least[self.column]))
+
+
+def foreign(held: HeldOut, scale: Scale) -> tuple[Judged, Judged]:
+    """Rows that no task takes: the background, and every row with its own task left out."""
+    scores = scale.fused(held.views)
+    tasks = scores.shape[1]
+    others = np.where(np.arange(tasks) == held.truth[:, None], -np.inf, scores)
+    return (
+        Judged.of(scale.fused(held.background), scale, None),
+        Judged.of(others if tasks > 1 else np.empty((0, 1)), scale, None),
+    )
+
+
+def set_thresholds(held: HeldOut, scale: Scale, names: Sequence[str], budget: Budget) -> Thresholds:
+    """The thresholds that held-out rows give."""
+    if not len(held.truth):
+        origin = "no task has two inputs to hold one out, so: more like a task than like text in general"
+        return Thresholds(0.0, EVEN, {}, 0.0, origin, kept=False)
+    scores = scale.fused(held.views)
+    rows = Judged.of(scores, scale, held.truth)
+    strangers = [each for each in foreign(held, scale) if len(each.fit)]
+    fit, probability, kept = _search(rows, strangers, budget.max_misroute)
+    own = _own(rows, strangers, names, budget, fit, probability)
+    fits = rows.fit >= fit
+    true_chances = scale.probabilities(scores)[np.arange(len(scores)), held.truth]
+    choice = _choice(true_chances[fits])
+    return Thresholds(fit, probability, own, choice, _origin(len(rows.fit), len(names), budget, kept), kept)
+
+
+def _search(rows: Judged, strangers: Sequence[Judged], budget: float) -> tuple[float, float, bool]:
+    """Fit and probability thresholds of the largest coverage, and whether they are shown to keep it.
+
+    Where too few rows are held out to show anything, the rate itself must keep the budget.
+    """
+    levels = np.unique(np.concatenate([[EVEN], np.quantile(rows.top, np.linspace(0, 1, LEVELS))]))
+    levels = levels[levels >= EVEN]
+    for bound in (True, False):
+        best, found = 0, None
+        for refused in REFUSALS:
+            fit = float(np.quantile(rows.fit, refused))
+            routed, shares = _paths(rows, strangers, fit, levels, bound=bound)
+            kept = np.flatnonzero((shares <= budget) & (routed > best))
+            if len(kept):
+                most = kept[np.argmax(routed[kept])]
+                best, found = int(routed[most]), (fit, float(levels[most]))
+        if found is not None:
+            return *found, bound
+    return float(np.quantile(rows.fit, REFUSALS[-1])), float(levels[-1]), False
+
+
+def _paths(
+    rows: Judged, strangers: Sequence[Judged], fit: float, levels: Doubles, *, bound: bool, column: int = -1
+) -> tuple[NDArray[np.int64], Doubles]:
+    """For each probability: held-out rows that are routed, and the share of misroutes or its upper bound.
+
+    Only those routed to one task, if a ``column`` is given.
+    """
+
+    def above(each: Judged, mask: Mask) -> NDArray[np.int64]:
+        mask = mask & (each.fit >= fit) & ((each.column == column) | (column < 0))
+        below = np.searchsorted(np.sort(each.top[mask]), levels, "left")
+        return np.asarray(mask.sum() - below, dtype=np.int64)
+
+    share = _upper if bound else _rate
+    routed = above(rows, np.ones(len(rows.fit), bool))
+    wrong = above(rows, np.logical_not(rows.right))
+    mine = (1 - FOREIGN) * routed / len(rows.fit)
+    theirs = np.zeros(len(levels))
+    for each in strangers:
+        taken = above(each, np.ones(len(each.fit), bool))
+        theirs += FOREIGN / len(strangers) * share(taken, np.full(len(levels), len(each.fit)))
+    missed = mine * share(wrong, routed) + theirs
+    return routed, np.where(routed > 0, missed / np.maximum(mine + theirs, 1e-12), 1.0)
+
+
+def _own(
+    rows: Judged,
+    strangers: Sequence[Judged],
+    names: Sequence[str],
+    budget: Budget,
+    fit: float,
+    probability: float,
+) -> dict[str, float]:
+    """Probabilities of tasks that are stricter, or that fare worse than their budget under the fleet's.
+
+    A stricter task takes the threshold that would keep its budget for the whole fleet: what its own rows
+    alone could show is little. Any task is raised further until its own held-out rows keep its budget.
+    """
+    own: dict[str, float] = {}
+    levels = np.unique(np.concatenate([[probability], rows.top[rows.top >= probability]]))
+    for column, name in enumerate(names):
+        least = probability
+        if budget.of(name) < budget.max_misroute:
+            _, shares = _paths(rows, strangers, fit, levels, bound=True)
+            kept = np.flatnonzero(shares <= budget.of(name))
+            least = float(levels[kept[0]]) if len(kept) else float(levels[-1])
+        mine = (rows.fit >= fit) & (rows.column == column)
+        routed = mine & (rows.top >= least)
+        wrong = int((routed & ~rows.right).sum())
+        if wrong and _lower(wrong, int(routed.sum())) > budget.of(name):
+            _, shares = _paths(rows, (), fit, levels, bound=False, column=column)
+            kept = np.flatnonzero((shares <= budget.of(name)) & (levels >= least))
+            least = float(levels[kept[0]]) if len(kept) else float(levels[-1])
+        if least > probability:
+            own[name] = least
+    return own
+
+
+def _choice(true_chances: Doubles) -> float:
+    """The probability that the right task reaches in all but ``SET_MISSES`` of held-out rows."""
+    if not len(true_chances):
+        return 0.0
+    rank = int(np.floor(SET_MISSES * (len(true_chances) + 1)))
+    return float(np.sort(true_chances)[rank - 1]) if rank else 0.0
+
+
+def _rate(hits: NDArray[np.int64], of: NDArray[np.int64]) -> Doubles:
+    return np.asarray(hits / np.maximum(of, 1))
+
+
+def _upper(hits: NDArray[np.int64], of: NDArray[np.int64]) -> Doubles:
+    """Clopper and Pearson's upper bound, one-sided."""
+    return np.where(hits >= of, 1.0, beta.ppf(CONFIDENCE, hits + 1, np.maximum(of - hits, 1)))
+
+
+def _lower(hits: int, of: int) -> float:
+    """Clopper and Pearson's lower bound, one-sided."""
+    return float(beta.ppf(1 - CONFIDENCE, hits, of - hits + 1)) if hits else 0.0
+
+
+def _origin(rows: int, tasks: int, budget: Budget, kept: bool) -> str:
+    names = "1 task" if tasks == 1 else f"{tasks} tasks"
+    promise = (
+        f"the largest coverage with at most {budget.max_misroute:.1%} of routed jobs misrouted, at "
+        f"{CONFIDENCE:.0%} confidence"
+        if kept
+        else f"too few or too similar to show {budget.max_misroute:.1%} misroutes at most, so nearest to it"
+    )
+    return (
+        f"{rows} held-out rows of {names}, held-out background and each task left out once "
+        f"({FOREIGN:.0%} of jobs are reckoned to fit no task): {promise}"
+    )

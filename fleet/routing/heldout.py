@@ -1,0 +1,132 @@
+"""Rows judged by models that had not seen them. Knows no thresholds.
+
+Held-out inputs, alone and beside an instruction, stand for jobs. Held-out groups of the background, and
+every task's inputs under the scores of the other tasks (leave one task out; the covariance still holds
+its rows), stand for jobs that nobody takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from fleet.routing.evidence import EXAMPLE, FOLDS, INPUT, Evidence
+from fleet.routing.features import Bytes
+from fleet.routing.statistics import Corpus, Model, Statistics
+
+__all__ = ["NEVER", "HeldOut", "Views", "auroc", "cross_validate"]
+
+JUDGED = 20_000
+"""Rows that are judged in all, spread evenly over the tasks,"""
+LEAST = 16
+"""but never fewer than so many of a task that has them."""
+NEVER = -1e6
+"""Score of a task of which the judge saw nothing."""
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Scores of n rows for every task, in the three views of ``statistics.Model``."""
+
+    means: Doubles
+    """``[n, tasks]``: relative Mahalanobis distance over means,"""
+    states: Doubles
+    """and over means and spreads."""
+    letters: Doubles
+    """``[n, tasks]``: log-odds of the letters."""
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    @property
+    def tasks(self) -> int:
+        return int(self.means.shape[1])
+
+    @classmethod
+    def joined(cls, parts: list[Views], tasks: int) -> Views:
+        none = np.empty((0, tasks))
+        return cls(
+            np.concatenate([none, *(part.means for part in parts)]),
+            np.concatenate([none, *(part.states for part in parts)]),
+            np.concatenate([none, *(part.letters for part in parts)]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Scores of rows by models that had not seen them."""
+
+    views: Views
+    truth: NDArray[np.int64]
+    """``[m]``: column of each row's task."""
+    inputs: NDArray[np.bool_]
+    """``[m]``: whether it is an input alone; the others carry an instruction."""
+    background: Views
+
+
+def cross_validate(tasks: Mapping[str, Evidence], corpus: Corpus, statistics: Statistics) -> HeldOut:
+    """Judge each fold's rows, and each fold's background groups, by a model of all other folds."""
+    names = list(tasks)
+    each = max(LEAST, JUDGED // len(names))
+    views: list[Views] = []
+    beyond: list[Views] = []
+    truth = [np.empty(0, np.int64)]
+    inputs = [np.empty(0, np.bool_)]
+    for fold in range(FOLDS):
+        try:
+            model = statistics.model(tasks, corpus, without=fold)
+        except ValueError:
+            continue
+        columns = [names.index(name) for name in model.names]
+        outside = corpus.folds == fold
+        judge = _Judge(model, corpus.means, columns, len(names))
+        beyond.append(judge(corpus.rows[outside], corpus.grams[outside]))
+        for column, name in zip(columns, model.names, strict=True):
+            task = tasks[name]
+            kinds = np.array(task.kinds)
+            # Rows come in the order of their hash, so the first are as good as any.
+            held = np.flatnonzero((np.array(task.folds) == fold) & (kinds != EXAMPLE))[: each // FOLDS + 1]
+            views.append(judge(task.rows[held], task.grams[held]))
+            truth.append(np.full(len(held), column, np.int64))
+            inputs.append(kinds[held] == INPUT)
+    return HeldOut(
+        Views.joined(views, len(names)),
+        np.concatenate(truth),
+        np.concatenate(inputs),
+        Views.joined(beyond, len(names)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """A model of some of the tasks, which says nothing of the others."""
+
+    model: Model
+    means: NDArray[np.bool_]
+    columns: list[int]
+    """Of its tasks among all."""
+    tasks: int
+
+    def __call__(self, rows: Bytes, grams: csr_matrix) -> Views:
+        means, states = (np.full((len(rows), self.tasks), NEVER) for _ in range(2))
+        letters = np.zeros((len(rows), self.tasks))
+        if len(rows):
+            means[:, self.columns] = self.model.means.scores(rows[:, self.means])
+            states[:, self.columns] = self.model.states.scores(rows)
+            letters[:, self.columns] = self.model.lexicon.scores(grams)
+        return Views(means, states, letters)
+
+
+def auroc(positive: Doubles, negative: Doubles) -> float:
+    """Probability that a positive outranks a negative, ties counting half."""
+    if not len(positive) or not len(negative):
+        return float("nan")
+    ordered = np.sort(negative)
+    below = np.searchsorted(ordered, positive, "left") + np.searchsorted(ordered, positive, "right")
+    return float(below.mean() / (2 * len(negative)))

@@ -1,0 +1,52 @@
+"""What the router reads of jobs: pooled states of the trunk, n-grams, length. Knows nothing of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, vstack
+
+from fleet.engine.trunk import TrunkState
+from fleet.routing.features import stack
+from fleet.routing.lexical import grams
+
+__all__ = ["Readings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Of n jobs, in their order."""
+
+    raw: NDArray[np.float32]
+    """``[n, W]``: ``features.stack`` of the tapped layers."""
+    grams: csr_matrix
+    """``[n, lexical.BUCKETS]``."""
+    tokens: tuple[int, ...]
+    """Of each text."""
+    texts: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @classmethod
+    def of(cls, states: Sequence[TrunkState], texts: Sequence[str], taps: Sequence[int]) -> Readings:
+        """From trunk states, tapped after these layers, and the canonical texts that they are of."""
+        return cls(
+            stack([state.pooled for state in states], taps),
+            grams(texts),
+            tuple(len(state.ids) - 1 for state in states),
+            tuple(texts),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Readings]) -> Readings:
+        """One after the other; at least one."""
+        return cls(
+            np.concatenate([part.raw for part in parts]),
+            vstack([part.grams for part in parts], format="csr"),
+            tuple(count for part in parts for count in part.tokens),
+            tuple(text for part in parts for text in part.texts),
+        )

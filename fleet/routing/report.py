@@ -1,0 +1,119 @@
+"""How held-out rows fare under a router's thresholds: the figures of a fit. Sets nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from fleet.routing.budget import Budget, Judged, Thresholds, foreign
+from fleet.routing.calibrate import Scale, calibration_error
+from fleet.routing.heldout import HeldOut, auroc
+
+__all__ = ["Fare", "fares", "figures"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fare:
+    """What held-out rows say about one task."""
+
+    rows: int
+    """Held-out rows of the task."""
+    coverage: float
+    """Share of them that is routed at all."""
+    routed: int
+    """Held-out rows of any task that are routed to it."""
+    misroutes: int
+    """Those of them that belong to another."""
+    misroute: float
+    low: float
+    """95 % interval of the share (Clopper and Pearson)."""
+    high: float
+    budget: float
+    least: float
+    """Probability that is asked of it."""
+
+
+def fares(
+    held: HeldOut, scale: Scale, names: Sequence[str], thresholds: Thresholds, budget: Budget
+) -> dict[str, Fare]:
+    """Of each task."""
+    rows = Judged.of(scale.fused(held.views), scale, held.truth)
+    routed = rows.routed(thresholds, names)
+    found = {}
+    for column, name in enumerate(names):
+        mine = held.truth == column
+        taken = routed & (rows.column == column)
+        wrong, count = int((taken & ~rows.right).sum()), int(taken.sum())
+        low, high = _interval(wrong, count)
+        found[name] = Fare(
+            int(mine.sum()),
+            _mean(routed[mine]),
+            count,
+            wrong,
+            wrong / count if count else 0.0,
+            low,
+            high,
+            budget.of(name),
+            thresholds.least(name),
+        )
+    return found
+
+
+def figures(held: HeldOut, scale: Scale, names: Sequence[str], thresholds: Thresholds) -> dict[str, float]:
+    """Of the fleet; ``cv_`` is over held-out rows, on which the thresholds were set."""
+    if not len(held.truth):
+        return {}
+    scores = scale.fused(held.views)
+    rows = Judged.of(scores, scale, held.truth)
+    strange, left_out = foreign(held, scale)
+    routed = rows.routed(thresholds, names)
+    fits = rows.fit >= thresholds.fit
+    wrong = int((routed & ~rows.right).sum())
+    low, high = _interval(wrong, int(routed.sum()))
+    chances = scale.probabilities(scores)
+    asked = fits & ~routed
+    named = chances[np.arange(len(scores)), held.truth] >= thresholds.choice
+    found = {
+        "cv_rows": float(len(rows.fit)),
+        "cv_accuracy": _mean(rows.right),
+        "cv_accuracy_inputs": _mean(rows.right[held.inputs]),
+        "cv_accuracy_instructions": _mean(rows.right[~held.inputs]),
+        "cv_coverage": _mean(routed),
+        "cv_misroute": wrong / max(int(routed.sum()), 1),
+        "cv_misroute_low": low,
+        "cv_misroute_high": high,
+        "cv_abstained": _mean(~fits),
+        "cv_clarified": _mean(asked),
+        "cv_clarified_named": _mean(named[asked]),
+        "cv_calibration_error": calibration_error(rows.top, rows.right),
+        "budget_kept": float(thresholds.kept),
+        "background_auroc": auroc(rows.fit, strange.fit),
+        "background_abstained": _mean(strange.fit < thresholds.fit),
+        "background_routed": _mean(strange.routed(thresholds, names)),
+        "temperature": scale.temperature,
+        "weight_means": scale.means,
+        "weight_states": scale.states,
+        "weight_letters": scale.letters,
+        "fit_threshold": thresholds.fit,
+        "probability_threshold": thresholds.probability,
+    }
+    if len(left_out.fit):
+        found["loto_auroc"] = auroc(rows.fit, left_out.fit)
+        found["loto_abstained"] = _mean(left_out.fit < thresholds.fit)
+        found["loto_routed"] = _mean(left_out.routed(thresholds, names))
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def _interval(hits: int, of: int) -> tuple[float, float]:
+    if not of:
+        return 0.0, 1.0
+    interval = binomtest(hits, of).proportion_ci(0.95, method="exact")
+    return float(interval.low), float(interval.high)
+
+
+def _mean(mask: NDArray[np.bool_]) -> float:
+    return float(mask.mean()) if len(mask) else float("nan")
