@@ -21,12 +21,12 @@ from scipy.stats import binomtest
 
 from fleet.routing.tally import KEPT, STRETCH_SECONDS, Stretch
 
-__all__ = ["Side", "ShiftState", "expected_abstentions", "fitted_range", "shift_state"]
+__all__ = ["Alarm", "ShiftState", "Side", "alarms", "expected_abstentions", "fitted_range", "shift_state"]
 
 Side = Literal["above", "below"]
 Doubles = NDArray[np.float64]
 
-CONFIDENCE = 0.99
+CONFIDENCE = 0.95
 """Of the fitted range."""
 PATIENCE = 10_000
 """Stretches with jobs until a false alarm, on average and at least: 35 days of traffic without a pause."""
@@ -60,8 +60,21 @@ class ShiftState:
     """Unix seconds: when that began, as far back as a day."""
 
 
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Abstentions that left the range, by the places of stretches."""
+
+    side: Side
+    begun: int
+    """Where the change began, as far as the counts tell."""
+    raised: int
+    """Where that became certain enough."""
+    ended: int | None
+    """The first after which the share was back; None while it is not."""
+
+
 def expected_abstentions(metrics: Mapping[str, float]) -> tuple[float, int]:
-    """The share of abstentions that a router's fit expects, and the rows that it was measured on, perhaps 0."""
+    """The share of abstentions that a router's fit expects, and how many rows have shown it, perhaps 0."""
     share, rows = metrics.get("cv_refused", math.nan), metrics.get("cv_rows", 0.0)
     return (share, int(rows)) if 0 <= share <= 1 and rows >= 1 else (0.0, 0)
 
@@ -80,9 +93,10 @@ def shift_state(
     jobs, abstained, clarified = (int(count) for count in counts[:, -HOUR:].sum(axis=1))
     share, rows = expected
     low, high = fitted_range(share, rows) if rows else (None, None)
-    alarm, begun = None, 0
+    raised: list[Alarm] = []
     if low is not None and high is not None:
-        alarm, begun = _walk(counts[0], counts[1], low, high)
+        raised = alarms(counts[0], counts[1], low, high)
+    on = raised[-1] if raised and raised[-1].ended is None else None
     first = int(now // STRETCH_SECONDS) - KEPT + 1
     return ShiftState(
         router_version,
@@ -94,8 +108,8 @@ def shift_state(
         expected=round(share, 4) if rows else None,
         low=None if low is None else round(low, 4),
         high=None if high is None else round(high, 4),
-        alarm=alarm,
-        since=None if alarm is None else float((first + begun) * STRETCH_SECONDS),
+        alarm=None if on is None else on.side,
+        since=None if on is None else float((first + on.begun) * STRETCH_SECONDS),
     )
 
 
@@ -111,32 +125,42 @@ def _day(stretches: Iterable[Stretch], now: float) -> Doubles:
     return counts
 
 
-def _walk(jobs: Doubles, abstained: Doubles, low: float, high: float) -> tuple[Side | None, int]:
-    """Through the day from its beginning: the alarm at its end, and the place of the stretch it began in."""
+def alarms(jobs: Doubles, abstained: Doubles, low: float, high: float) -> list[Alarm]:
+    """Every alarm of consecutive stretches ``[n]``, in order; only the last one may still be on."""
     all_jobs, all_abstained = np.cumsum([0.0, *jobs]), np.cumsum([0.0, *abstained])
-    ends = np.arange(1, KEPT + 1)[:, None]
+    ends = np.arange(1, len(jobs) + 1)[:, None]
     begins = np.maximum(ends - np.array(WINDOWS), 0)
     within, of_them = all_jobs[ends] - all_jobs[begins], all_abstained[ends] - all_abstained[begins]
-    # Two sides share the patience.
-    bar = math.log(2 * PATIENCE)
     bets: dict[Side, Doubles] = {
         "above": _log_bet(of_them, within, high),
         "below": _log_bet(within - of_them, within, 1 - low),
     }
+    bar = math.log(2 * PATIENCE)  # two sides share the patience
     suspect = np.flatnonzero(np.maximum(bets["above"], bets["below"]).max(axis=1) >= bar)
-    side: Side | None = None
-    begun = ended = 0
-    for place in range(suspect[0] if len(suspect) else KEPT, KEPT):
-        if side is None:
-            # What an earlier alarm was about is over and starts no other.
-            fresh = begins[place] >= ended
-            for each, bet in bets.items():
-                best = int(np.where(fresh, bet[place], -np.inf).argmax())
-                if fresh.any() and bet[place, best] >= bar:
-                    side, begun = each, _first_job(jobs, int(begins[place, best]))
-        elif _is_back(side, all_jobs, all_abstained, (begun, place + 1), (low, high)):
-            side, ended = None, place + 1
-    return side, begun
+    found: list[Alarm] = []
+    free = 0
+    for place in suspect:
+        # What an earlier alarm was about is over and starts no other.
+        fresh = (begins[place] >= free) & (place >= free)
+        for side, bet in bets.items():
+            best = int(np.where(fresh, bet[place], -np.inf).argmax())
+            if not fresh.any() or bet[place, best] < bar:
+                continue
+            begun = _first_job(jobs, int(begins[place, best]))
+            ended = next(
+                (
+                    end
+                    for end in range(place + 2, len(jobs) + 1)
+                    if _is_back(side, all_jobs, all_abstained, (begun, end), (low, high))
+                ),
+                None,
+            )
+            found.append(Alarm(side, begun, int(place), ended))
+            if ended is None:
+                return found
+            free = ended
+            break
+    return found
 
 
 def _first_job(jobs: Doubles, begin: int) -> int:
