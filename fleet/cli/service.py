@@ -116,7 +116,7 @@ def service_table(state: Mapping[str, Any]) -> Table:
 
 
 def _decided(shift: Mapping[str, Any]) -> str:
-    """``router, last hour: 57 jobs, 31 abstained (54 %, fitted 2-9 %), 3 clarified; ALARM: ...``."""
+    """``router, last hour: 57 jobs to decide, 31 abstained (54%, fitted 2% to 9%), 3 asked back``."""
     jobs = shift.get("jobs", NONE)
     if shift.get("low") is None:
         fitted = "its fit measured no range"

@@ -157,7 +157,7 @@ def test_a_burst_of_jobs_that_nobody_fits_raises_an_alarm_in_metrics_and_status(
     assert told("fleet_abstained_alarm", side="below") == 0
     asked = ["--root", str(shop.place.parent), "status", "--address", str(client.base_url)]
     shown = " ".join(CliRunner().invoke(main, asked).stdout.split())
-    assert "router, last hour: 65 jobs to decide, 64 abstained (98 %, fitted" in shown
+    assert "router, last hour: 65 jobs to decide, 64 abstained (98%, fitted" in shown
     assert "ALARM: since " in shown
     decisions = json.loads(CliRunner().invoke(main, [*asked, "--json"]).stdout)["service"]["state"][
         "decisions"
