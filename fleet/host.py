@@ -36,6 +36,7 @@ from fleet.routing.decision import Decision
 from fleet.routing.explain import explain
 from fleet.routing.head import TOP
 from fleet.routing.reading import Readings
+from fleet.routing.tally import Tally
 from fleet.stores import artifact_cache, open_base, open_registry
 from fleet.ticket import Ticket
 
@@ -72,6 +73,8 @@ class Host:
         """Who is asked from now on, by task."""
         self.router: LoadedRouter | None = None
         self.router_fault = "there is no router yet"
+        self.tally = Tally()
+        """Of what the router decides."""
         self.experts = LoadedExperts(base, depth=depth, room=room)
         self._registry = registry
         self._cache = cache
@@ -337,6 +340,8 @@ class Host:
         top = max([TOP, *(ticket.top for ticket in free)])
         decisions = router.decide(read, known=self.champions, top=top)
         for ticket, made in zip(free, decisions, strict=True):
+            # As the router decided it, whatever may be done about it.
+            self.tally.add(self.router.version, made.kind)
             decision = made if ticket.job.allowed is None else made.within(ticket.job.allowed)
             if decision is None:
                 ticket.refuse("the job belongs to an expert that it may not be given to", "forbidden")

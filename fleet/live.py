@@ -22,6 +22,8 @@ from fleet.job import FaultCode, Job, Result
 from fleet.pace import Pace
 from fleet.profile import Profile
 from fleet.roster import Roster
+from fleet.routing.shift import expected_abstentions
+from fleet.routing.tally import Decided
 from fleet.shadow import Shadow
 from fleet.ticket import Ticket
 
@@ -74,6 +76,10 @@ class LiveState:
     """Of them, by task, as far as it is known."""
     router: RouterStanding = field(default_factory=RouterStanding)
     challengers: tuple[ChallengerStanding, ...] = ()
+    decided: Decided | None = None
+    """What the router has decided here."""
+    expected: tuple[float, int] = (0.0, 0)
+    """Share of abstentions that its fit expects, and the rows that this was measured on."""
 
 
 class LiveHost:
@@ -182,6 +188,8 @@ class LiveHost:
                 dict(self._per_task),
                 self._follower.router(),
                 tuple(self._follower.challengers()),
+                self._host.tally.decided(),
+                expected_abstentions({} if router is None else router.router.metrics),
             )
 
     def _post(self, call: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from fleet.cli.output import NONE, cell, duration, table
@@ -88,6 +89,8 @@ def headline(view: ServiceView) -> str:
     lines = [f"service at {view.address}: {', '.join(parts)}"]
     if state.get("router_fault"):
         lines.append(f"router{'' if wanted is None else f' version {wanted}'}: {state['router_fault']}")
+    if state.get("decisions"):
+        lines.append(_decided(state["decisions"]))
     if state.get("registry_fault"):
         lines.append(f"registry: {state['registry_fault']}; what was known last goes on")
     if not state["experts"]:
@@ -110,6 +113,28 @@ def service_table(state: Mapping[str, Any]) -> Table:
             cell("; ".join(why) or NONE, "yellow" if why else ""),
         )
     return made
+
+
+def _decided(shift: Mapping[str, Any]) -> str:
+    """``router, last hour: 57 jobs to decide, 31 abstained (54%, fitted 2% to 9%), 3 asked back``."""
+    jobs = shift.get("jobs", NONE)
+    if shift.get("low") is None:
+        fitted = "its fit measured no range"
+    else:
+        fitted = f"fitted {_percent(shift['low'])} to {_percent(shift['high'])}"
+    said = (
+        f"router, last hour: {jobs} job{'' if jobs == 1 else 's'} to decide, "
+        f"{shift.get('abstained', NONE)} abstained ({_percent(shift.get('share'))}, {fitted}), "
+        f"{shift.get('clarified', NONE)} asked back"
+    )
+    if shift.get("alarm"):
+        since = datetime.fromtimestamp(float(shift["since"])).astimezone()
+        said += (
+            f"\nALARM: since {since:%Y-%m-%d %H:%M} the router abstains "
+            f"{'more' if shift['alarm'] == 'above' else 'less'} than its fit expects: "
+            "jobs have changed, a task is missing, or its rows are not what comes (fleet router fit)"
+        )
+    return said
 
 
 def _serves(expert: Mapping[str, Any]) -> str:

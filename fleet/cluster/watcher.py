@@ -36,7 +36,7 @@ REPORT_SECONDS = 2.0
 SILENT_SECONDS = 4 * REPORT_SECONDS
 """After which a replica counts as gone."""
 GONE = 32
-"""Replicas of which it is remembered what they compared."""
+"""Replicas of which it is remembered what they compared and decided."""
 HINT_SECONDS = 0.2
 """Least pause between two looks, however many hints come."""
 

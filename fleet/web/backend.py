@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,9 @@ from fleet.live import LiveState
 from fleet.profile import Profile
 from fleet.registry.version import VersionInfo
 from fleet.roster import Roster
+from fleet.routing.shift import ShiftState
 from fleet.web.challenger import WORSE, ChallengerState, challenger_state
+from fleet.web.decisions import decisions_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,8 @@ class ServiceState:
     """Whether there are experts that who asks may not see."""
     router_wanted: int | None = None
     """The version that the registry names as router."""
+    decisions: ShiftState | None = None
+    """What the router decides of late; None without one."""
 
     @property
     def ready(self) -> bool:
@@ -80,9 +85,12 @@ def service_state(
     registry_fault: str = "",
     started: float = 0.0,
     gone: Sequence[LiveState] = (),
+    now: float | None = None,
 ) -> ServiceState:
-    """What replicas that follow a roster are together; of those that are ``gone`` only comparisons count."""
+    """What replicas that follow a roster are together; of those that are ``gone`` only what they
+    compared and decided counts. ``now`` is in Unix seconds."""
     routers = [state.router_version for state in states if state.router_version is not None]
+    router = min(routers, default=None)
     queued: Counter[str] = Counter()
     for state in states:
         queued.update(state.queued)
@@ -96,13 +104,14 @@ def service_state(
             )
             for info in roster.champions.values()
         ),
-        router_version=min(routers, default=None),
+        router_version=router,
         router_fault=next((f for state in states if (f := _router_fault(roster, state))), ""),
         waiting=sum(state.waiting for state in states),
         queued=dict(queued),
         registry_fault=registry_fault,
         started=started,
         router_wanted=None if roster.router is None else roster.router.version,
+        decisions=decisions_state(router, states, gone, time.time() if now is None else now),
     )
 
 

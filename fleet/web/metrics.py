@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from fleet.job import Answer, Job, Result
+from fleet.routing.shift import ShiftState
 from fleet.web.backend import ServiceState
 
 NONE = "-"
@@ -161,6 +162,7 @@ class _Gauges(Collector):
         if state is not None and state.router_version is not None:
             router.add_metric([str(state.router_version)], 1.0)
         yield router
+        yield from _decided(None if state is None else state.decisions)
 
 
 def _whole(state: ServiceState) -> tuple[float, ...]:
@@ -188,3 +190,29 @@ def _by_task(state: ServiceState | None) -> Iterator[Metric]:
         # A replica also counts those that name a task which is not there.
         queued.add_metric([expert.task], 0 if state is None else state.queued.get(expert.task, 0))
     yield from (ready, refused, info, queued)
+
+
+def _decided(shift: ShiftState | None) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily("fleet_routed_jobs_hour", "Jobs of the last hour that the router decided.")
+    shares = GaugeMetricFamily(
+        "fleet_undecided_share",
+        "Of them, the share that it abstained on, or asked back.",
+        labels=["decision"],
+    )
+    fitted = GaugeMetricFamily(
+        "fleet_abstained_fitted_share", "Share of abstentions that its fit leaves room for.", labels=["bound"]
+    )
+    alarm = GaugeMetricFamily(
+        "fleet_abstained_alarm", "Whether the share of abstentions has left that range.", labels=["side"]
+    )
+    if shift is not None:
+        jobs.add_metric([], shift.jobs)
+        for decision, share in (("abstain", shift.share), ("clarify", shift.clarified_share)):
+            if share is not None:
+                shares.add_metric([decision], share)
+        for bound, value in (("low", shift.low), ("high", shift.high)):
+            if value is not None:
+                fitted.add_metric([bound], value)
+        for side in ("above", "below"):
+            alarm.add_metric([side], float(shift.alarm == side))
+    yield from (jobs, shares, fitted, alarm)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from click.testing import CliRunner
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from service import listening, live_service
 
+from fleet.cli.main import main
 from fleet.job import Job, Result
+from fleet.routing.tally import STRETCH_SECONDS
 from fleet.web.app import make_app
 from fleet.web.backend import ServiceState
 from fleet.web.keys import KeySource, add_key
@@ -25,6 +29,7 @@ from fleet.workshop import RUSSIAN, Workshop, open_shop
 
 OPS = Path(__file__).parents[2] / "ops"
 SECONDS = 60.0
+NONSENSE = "SELECT * FROM t"
 STORIES = ["Anna met Bo", "hello fox", "once upon a time", "a fox and a dog"]
 
 
@@ -129,6 +134,36 @@ def test_experts_replicas_and_the_registry_are_gauges(client: httpx.Client, shop
     assert told("fleet_router_info", version="1") == 1
     for name in ("fleet_replicas", "fleet_registry_reachable", "fleet_state_known"):
         assert told(name) == 1
+
+
+def test_a_burst_of_jobs_that_nobody_fits_raises_an_alarm_in_metrics_and_status(
+    client: httpx.Client, shop: Workshop
+) -> None:
+    jobs(client, {"text": RUSSIAN[0]})
+    jobs(client, {"jobs": [{"text": "x", "task": "mood"}] * 50})  # these decide for themselves
+    before = Told(client)
+    assert before("fleet_routed_jobs_hour") == 1
+    assert before("fleet_abstained_alarm", side="above") == 0
+    high = before("fleet_abstained_fitted_share", bound="high")
+    assert high is not None
+    results = jobs(client, {"jobs": [{"text": NONSENSE}] * 64}).json()["results"]
+    assert {result["decision"]["kind"] for result in results} == {"abstain"}
+    told = Told(client)
+    assert told("fleet_routed_jobs_hour") == 65
+    share = told("fleet_undecided_share", decision="abstain")
+    assert share == pytest.approx(64 / 65, abs=1e-4)
+    assert share > high
+    assert told("fleet_abstained_alarm", side="above") == 1
+    assert told("fleet_abstained_alarm", side="below") == 0
+    asked = ["--root", str(shop.place.parent), "status", "--address", str(client.base_url)]
+    shown = " ".join(CliRunner().invoke(main, asked).stdout.split())
+    assert "router, last hour: 65 jobs to decide, 64 abstained (98%, fitted" in shown
+    assert "ALARM: since " in shown
+    decisions = json.loads(CliRunner().invoke(main, [*asked, "--json"]).stdout)["service"]["state"][
+        "decisions"
+    ]
+    assert (decisions["jobs"], decisions["abstained"], decisions["alarm"]) == (65, 64, "above")
+    assert abs(decisions["since"] - time.time()) < 2 * STRETCH_SECONDS
 
 
 def test_what_a_client_makes_up_becomes_no_label(client: httpx.Client) -> None:

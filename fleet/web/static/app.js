@@ -136,11 +136,20 @@ function found(now) {
   const faults = [
     now.replicas === 0 && "No replica can take jobs yet.",
     now.router_fault && `The router: ${now.router_fault}.`,
+    now.decisions?.alarm && abstains(now.decisions),
     now.registry_fault && `The registry cannot be asked, what was known last goes on: ${now.registry_fault}`,
   ];
   sayOrHide(at("faults"), faults.filter(Boolean).join(" "));
   experts.show(now);
   form.offer(now.experts);
+}
+
+function abstains({ alarm, since, share, low, high }) {
+  const percent = (value) => (value === null ? "none" : `${Math.round(100 * value)} %`);
+  return (
+    `Since ${new Date(1000 * since).toLocaleString()} the router abstains ${alarm === "above" ? "more" : "less"} ` +
+    `than its fit expects: ${percent(share)} in the last hour, fitted ${percent(low)} to ${percent(high)}.`
+  );
 }
 
 function lost(error) {
