@@ -36,7 +36,7 @@ _SIGNS = re.compile(
 """Digits, signs, controls, halves of surrogate pairs, emoji. Named one by one: whatever else there is may be
 part of a word in some script."""
 _NOTHING = "zxx"
-"""What the judge calls a text in no language, such as code."""
+"""What the judge calls a text in no language, such as encoded data."""
 
 
 def identify(text: str) -> tuple[str, float] | None:
