@@ -15,7 +15,7 @@ from fleet.cli.invocation import Invocation, pass_invocation
 from fleet.cli.output import NONE, cell, console, duration, json_option, print_json, print_table, table
 
 if TYPE_CHECKING:
-    from fleet.chaos.drills import DrillFigures
+    from fleet.chaos.findings import DrillFigures
 
 COLUMNS = ("drill", "jobs", "told to come again", "lost", "mixed", "misdated", "p99", "time", "and")
 

@@ -29,6 +29,7 @@ def client(
     """One replica or two, which come and go at once."""
     monkeypatch.setattr(scaling, "UP_SECONDS", 0.0)
     monkeypatch.setattr(scaling, "DOWN_SECONDS", 0.0)
+    monkeypatch.setattr(scaling, "LOOK_BACK_SECONDS", 10.5)  # Serve reports every ten
     shop = three_experts(tmp_path, mlflow_template)
     node = ray_cluster.add_node(num_cpus=2)
     try:
