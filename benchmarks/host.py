@@ -8,6 +8,8 @@ with latencies from when a job was due, or in a closed one that finds the most (
 - overhead: jobs/s of the service at saturation against ``Host`` called directly, milliseconds at idle;
 - peer: jobs/s against Ray Serve with ``@serve.multiplexed`` and PEFT (``hosting/peft_peer.py``), which must
   give the same answers; one that compares labels in one pass, and one that generates them;
+- bulk: jobs/s of a file through ``fleet route --address`` beside the same over HTTP, and what its processes
+  weigh at most (``--smoke --parts bulk --bulk-rows 2000 20000``: whether that grows with the file);
 - rate: jobs/s at which 99 of 100 jobs are answered within a second, of the service and of the peer;
 - promotion: seconds from setting an alias to every replica answering with that version, 20 changes;
 - chaos: one of the replicas killed under load: jobs lost, latency, time until it is back;
@@ -26,10 +28,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.bench import Report, bench_base
-from benchmarks.hosting import chaos, memory, overhead, peer, promotion, rate
+from benchmarks.hosting import bulk, chaos, memory, overhead, peer, promotion, rate
 from benchmarks.hosting.size import SMOKE, Size
 from benchmarks.hosting.stage import Setup, Stage, standing
 from benchmarks.hosting.stock import Stock
@@ -40,6 +43,7 @@ from fleet.signals import terminate_as_interrupt
 PARTS: Mapping[str, tuple[str, Callable[[Stage, Report], None]]] = {
     "overhead": ("The service over the bare engine", overhead.measure),
     "peer": ("Jobs for many experts against Serve's multiplexing with PEFT", peer.measure),
+    "bulk": ("Files of jobs through fleet route --address", bulk.measure),
     "rate": ("Jobs a second, 99 of 100 answered within one", rate.measure),
     "promotion": ("A version that is made champion", promotion.measure),
     "chaos": ("A replica killed under load", chaos.measure),
@@ -51,6 +55,8 @@ PARTS: Mapping[str, tuple[str, Callable[[Stage, Report], None]]] = {
 def main(argv: Sequence[str] = ()) -> None:
     arguments = _parser().parse_args(argv)
     size = SMOKE if arguments.smoke else Size()
+    if arguments.bulk_rows:
+        size = replace(size, bulk_rows=tuple(arguments.bulk_rows))
     setup = Setup(
         size, arguments.replicas or size.replicas, arguments.threads or size.threads, arguments.weights
     )
@@ -96,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), help="only these")
     parser.add_argument("--replicas", type=int, help="processes of service, peer and bare engine")
     parser.add_argument("--threads", type=int, help="of each process")
+    parser.add_argument("--bulk-rows", type=int, nargs="+", help="jobs of each file of the part bulk")
     parser.add_argument(
         "--weights", choices=WEIGHTS, default="bf16", help="of the service and the bare engine"
     )

@@ -30,6 +30,8 @@ FIRST_RETRY, LONGEST_RETRY = 5.0, 300.0
 """Seconds until a version that failed is tried again, doubled each time."""
 
 State = Literal["ready", "waiting", "quarantined"]
+NO_ROOM = "there is no room for it beside the other challengers: it waits until one of them goes"
+"""Said of a challenger with which nothing is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class ChallengerStanding:
     digest: str
     state: State
     reason: str
-    """Why it is not asked."""
+    """Why it is not asked; empty of one that is only to be checked still."""
     champion: int
     """The champion's version that answers; 0 if there is none for a moment."""
     comparison: Comparison | None
@@ -195,6 +197,8 @@ class Follower:
             fault = shadow.fault(info) or ""
             state: State = "quarantined" if fault else "ready" if shadow.holds(info) else "waiting"
             live = self._host.champions.get(info.task)
+            if state == "waiting" and shadow.full:
+                fault = NO_ROOM
             standings.append(
                 ChallengerStanding(
                     info.task,

@@ -131,6 +131,11 @@ class LiveHost:
         """Whether jobs are answered and champions followed still, as they are from ``open`` to ``close``."""
         return self._thread.is_alive() and self._follower.running
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that have come and have no result yet."""
+        return len(self._errands)
+
     # ---- from any thread
 
     def submit(

@@ -34,6 +34,8 @@ class Whereabouts:
     """Unix seconds."""
     ray: str = ""
     """``host:port`` of the Ray that it runs on."""
+    fault: str = ""
+    """What has ended beside it, in words; jobs are answered all the same."""
 
 
 @contextmanager
@@ -58,10 +60,10 @@ def only_service(project: Project) -> Iterator[Path]:
         lock.release()
 
 
-def announce(file: Path, address: str, ray: str = "") -> None:
+def announce(file: Path, address: str, ray: str = "", fault: str = "") -> None:
     """Say where the service answers, and on which Ray, published by rename."""
     fresh = file.with_name(f"{file.name}.new")
-    fresh.write_text(json.dumps(asdict(Whereabouts(address, os.getpid(), time.time(), ray))))
+    fresh.write_text(json.dumps(asdict(Whereabouts(address, os.getpid(), time.time(), ray, fault))))
     fresh.replace(file)
 
 

@@ -40,6 +40,8 @@ class Size:
     """A second, while versions change."""
     crowd: int = 100
     """Experts of which a replica's memory is taken."""
+    bulk_rows: tuple[int, ...] = (300,)
+    """Of each file of jobs."""
     chaos: float = 30.0
     """Seconds of load around a kill."""
 
@@ -62,5 +64,6 @@ SMOKE = Size(
     gap=2.0,
     probes=10.0,
     crowd=5,
+    bulk_rows=(48,),
     chaos=6.0,
 )

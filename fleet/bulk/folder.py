@@ -26,7 +26,7 @@ from fleet.bulk.results import Tally, tally_of
 from fleet.bulk.source import Cut, Kind, Part, cut, kind_of
 from fleet.errors import InputError
 
-LAYOUT = 1
+LAYOUT = 2
 """Another one is another way to cut or to name."""
 MANIFEST, SUCCESS, LOCK = "_bulk.json", "_SUCCESS", ".lock"
 

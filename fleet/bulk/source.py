@@ -1,7 +1,7 @@
 """A file of many jobs, cut into parts that can be answered one by one: where each begins, what is in it.
 
 JSON lines are cut at the ends of lines and found again by their bytes, Parquet by its rows. The same file
-is always cut the same way. Nothing is held but one line, or one batch of rows. Knows nothing of results.
+is always cut the same way. Nothing is held but one line, or a few rows. Knows nothing of results.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["jsonl", "parquet"]
 PART_BYTES = 16 * MAX_LINE
-"""After which a part of long lines ends, however few they are."""
+"""After which a part of long lines or rows ends, however few they are."""
+READ_ROWS = 16
+"""Rows of Parquet that are in memory together: each may be as long as a line, or longer and then refused."""
 BUFFER = 2**20
 PARQUET, GZIP, ZSTD = b"PAR1", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 """How such files begin."""
@@ -79,8 +81,10 @@ def cut(path: Path, kind: Kind, rows: int) -> Cut:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     with _parquet(path) as table:
         _check_columns(path, table)
-        total = table.metadata.num_rows
-    return Cut(digest, tuple(_cut_rows(total, rows)))
+        try:
+            return Cut(digest, tuple(_cut_rows(table, rows)))
+        except (OSError, ValueError) as error:  # the latter are pyarrow's
+            raise InputError(f"{path} cannot be read: {error}") from error
 
 
 def read_part(path: Path, kind: Kind, part: Part, task: str | None) -> list[Line]:
@@ -162,9 +166,16 @@ def _check_columns(path: Path, table: ParquetFile) -> None:
         )
 
 
-def _cut_rows(total: int, rows: int) -> Iterator[Part]:
-    for number, start in enumerate(range(0, total, rows)):
-        end = min(start + rows, total)
+def _cut_rows(table: ParquetFile, rows: int) -> Iterator[Part]:
+    number = start = end = held = 0
+    for batch in table.iter_batches(batch_size=READ_ROWS, use_threads=False):
+        for at in range(batch.num_rows):
+            end += 1
+            held += batch.slice(at, 1).nbytes
+            if end - start == rows or held >= PART_BYTES:
+                yield Part(number, start, end, start + 1, end - start)
+                number, start, held = number + 1, end, 0
+    if end > start:
         yield Part(number, start, end, start + 1, end - start)
 
 
@@ -180,7 +191,7 @@ def _rows(path: Path, part: Part, task: str | None) -> Iterator[Line]:
                 groups.append(group)
             seen = after
         left, number = part.rows, part.first
-        for batch in table.iter_batches(batch_size=max(1, part.rows), row_groups=groups, use_threads=False):
+        for batch in table.iter_batches(batch_size=READ_ROWS, row_groups=groups, use_threads=False):
             wanted = batch.slice(before, left)
             before = max(0, before - batch.num_rows)
             left -= wanted.num_rows

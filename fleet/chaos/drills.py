@@ -10,65 +10,35 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import httpx
 import numpy as np
 
+from fleet.chaos.findings import Drill, DrillFigures, Findings, ready, under_load
 from fleet.chaos.ground import REPLICAS, Ground
-from fleet.chaos.load import Load, LoadFigures
+from fleet.chaos.hang import registry_hangs
+from fleet.chaos.load import LoadFigures
 from fleet.chaos.poison import poison as send_poison
+from fleet.live import Limits
 from fleet.registry.version import VersionInfo
 
-CLIENTS = 4
-STEADY = 40
-"""Jobs before and after a fault, so that there is something to compare with."""
 LIVE_SECONDS = 5.0
 """In which a promotion has to be seen everywhere."""
 COLD = 50
 FLOOD = 256
 """Jobs of one request in a flood, more than may wait for one expert on a replica."""
+FLOOD_SECONDS = Limits().seconds / 4
+"""Of another expert's jobs in a flood, 99 of 100 are answered within a quarter of the time that a job has."""
 ADAPTER = "adapter_model.safetensors"
-NOTES = Mapping[str, float | int | str]
-
-
-@dataclass(frozen=True, slots=True)
-class DrillFigures:
-    """What came of a drill."""
-
-    drill: str
-    seconds: float
-    load: LoadFigures
-    notes: NOTES
-    """What else there is to know, by name; durations in seconds."""
-    failures: tuple[str, ...]
-    """None, if everything has held."""
-
-
-@dataclass(slots=True)
-class _Findings:
-    """What a drill has found itself, beside its load's figures."""
-
-    notes: dict[str, float | int | str] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
-    load: LoadFigures | None = None
-
-    def expect(self, holds: bool, otherwise: str) -> None:
-        if not holds:
-            self.failures.append(otherwise)
-
-
-Drill = Callable[[Ground, float, _Findings], None]
-"""Told for how long aliases are flipped; writes down what it finds as it goes."""
 
 
 def run_drill(name: str, ground: Ground, *, seconds: float = 60.0) -> DrillFigures:
     """``seconds`` is how long aliases are flipped. What never comes about is a failure like any other."""
-    began, found = time.perf_counter(), _Findings()
+    began, found = time.perf_counter(), Findings()
     try:
         DRILLS[name](ground, seconds, found)
         ground.whole()
@@ -82,29 +52,15 @@ def run_drill(name: str, ground: Ground, *, seconds: float = 60.0) -> DrillFigur
     )
 
 
-@contextlib.contextmanager
-def _under_load(ground: Ground, found: _Findings, clients: int = CLIENTS) -> Iterator[Load]:
-    """Jobs come before, during and after the block."""
-    load = ground.load()
-    try:
-        with load.running(ground.jobs, clients):
-            ground.until(lambda: load.jobs >= STEADY, "forty jobs have ended")
-            yield load
-            so_far = load.jobs
-            ground.until(lambda: load.jobs >= so_far + STEADY, "another forty jobs have ended")
-    finally:
-        found.load = load.figures()
-
-
 def _kill(name: str) -> Drill:
     """A process of one deployment is killed under load; another one takes its place."""
 
-    def drill(ground: Ground, seconds: float, found: _Findings) -> None:
-        with _under_load(ground, found):
+    def drill(ground: Ground, seconds: float, found: Findings) -> None:
+        with under_load(ground, found):
             victim = ground.nodes.processes(name)[0]
             victim.kill()
             began = time.perf_counter()
-            ground.until(lambda: _ready(ground), "/readyz answers after the kill")
+            ground.until(lambda: ready(ground), "/readyz answers after the kill")
             found.notes["ready_again"] = time.perf_counter() - began
 
             def replaced() -> bool:
@@ -118,14 +74,7 @@ def _kill(name: str) -> Drill:
     return drill
 
 
-def _ready(ground: Ground) -> bool:
-    try:
-        return ground.client.get("/readyz", timeout=5.0).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def ingress_killed(ground: Ground, seconds: float, found: _Findings) -> None:
+def ingress_killed(ground: Ground, seconds: float, found: Findings) -> None:
     """The door is killed under load; a key that was answered before has the same answer afterwards."""
     key = f"drill-{time.time_ns()}"
     first = ground.load().send("story", "hello fox", key=key)
@@ -141,9 +90,9 @@ def ingress_killed(ground: Ground, seconds: float, found: _Findings) -> None:
     found.expect(same, "the same idempotency key had two answers, before and after the ingress died")
 
 
-def node_lost(ground: Ground, seconds: float, found: _Findings) -> None:
+def node_lost(ground: Ground, seconds: float, found: Findings) -> None:
     """The machine with all replicas is gone; they come back on another one."""
-    with _under_load(ground, found):
+    with under_load(ground, found):
         ground.nodes.add(cpus=REPLICAS)
         before = {process.pid for process in ground.nodes.processes("host")}
         ground.nodes.lose()
@@ -157,7 +106,7 @@ def node_lost(ground: Ground, seconds: float, found: _Findings) -> None:
         found.notes["whole_again"] = time.perf_counter() - began
 
 
-def corrupt_artifact(ground: Ground, seconds: float, found: _Findings) -> None:
+def corrupt_artifact(ground: Ground, seconds: float, found: Findings) -> None:
     """A version is promoted whose artifact was altered where it is stored, and one that was never sound."""
     shop = ground.shop
 
@@ -168,7 +117,7 @@ def corrupt_artifact(ground: Ground, seconds: float, found: _Findings) -> None:
     altered = shop.make("story", "story", seed=seed, promote=False)
     _alter(shop.place / f"story-{seed}", shop.place.parent / ".fleet")
     broken = shop.make("story", "story", seed=7, spoil=unreadable, promote=False)
-    with _under_load(ground, found):
+    with under_load(ground, found):
         for bad, kind in ((altered, "altered"), (broken, "unreadable")):
             found.notes[f"{kind}_refused"] = _refused(ground, bad, kind)
             found.expect(
@@ -207,16 +156,16 @@ def _alter(sound: Path, root: Path) -> None:
         path.write_bytes(content)
 
 
-def registry_down(ground: Ground, seconds: float, found: _Findings) -> None:
+def registry_down(ground: Ground, seconds: float, found: Findings) -> None:
     """MLflow's database is not one any more for a while; then a promotion is followed again."""
     database = ground.shop.place.parent / ".fleet" / "mlflow.db"
     sound = database.read_bytes()
-    with _under_load(ground, found):
+    with under_load(ground, found):
         # In place, for whoever has the file open too.
         database.write_bytes(b"this is not a database, it is a text of some length\n" * 40)
         try:
             ground.until(lambda: ground.state().get("registry_fault", "") != "", "the fault is seen")
-            found.expect(_ready(ground), "/readyz says no because of the registry")
+            found.expect(ready(ground), "/readyz says no because of the registry")
             load = ground.load()
             for task, text in ground.jobs:
                 load.send(task, text)
@@ -233,11 +182,11 @@ def registry_down(ground: Ground, seconds: float, found: _Findings) -> None:
         ground.promote(ground.story[0])
 
 
-def alias_flipped(ground: Ground, seconds: float, found: _Findings) -> None:
+def alias_flipped(ground: Ground, seconds: float, found: Findings) -> None:
     """The champion is another version every second; at the end each change is timed by itself."""
     turns = itertools.cycle([*ground.story[1:], ground.story[0]])
     flips = 0
-    with _under_load(ground, found) as load:
+    with under_load(ground, found) as load:
         pause = threading.Event()
         over = time.perf_counter() + seconds
         while time.perf_counter() < over:
@@ -256,24 +205,28 @@ def alias_flipped(ground: Ground, seconds: float, found: _Findings) -> None:
     found.expect(max(took) <= LIVE_SECONDS, f"a promotion took {max(took):.1f} s to be live everywhere")
 
 
-def flood(ground: Ground, seconds: float, found: _Findings) -> None:
-    """One expert is asked far more than it can answer; the others' jobs still come through."""
+def flood(ground: Ground, seconds: float, found: Findings) -> None:
+    """One expert is asked far more than it can answer; the others' jobs still come through, and soon.
+
+    A job of another expert waits in its own line: less than the flood's jobs wait in theirs, which in one
+    line for all it would not.
+    """
     quiet, flooded, poured = ground.load(), ground.load(), ground.load()
     others = [(task, text) for task, text in ground.jobs if task == "record"] * 3
     for task, text in others:
         quiet.send(task, text)
     texts = [text for _, text in ground.jobs] * (FLOOD // len(ground.jobs))
     asked = [{"id": f"flood-{n}", "text": text, "task": "story"} for n, text in enumerate(texts)]
-    enough, lock, refused, answered = threading.Event(), threading.Lock(), 0, 0
+    enough, lock, refused, in_line = threading.Event(), threading.Lock(), 0, list[float]()
 
     def pour() -> None:
-        nonlocal refused, answered
+        nonlocal refused
         while not enough.is_set():
             response = ground.client.post("/v1/jobs", json={"jobs": asked})
             results = response.json().get("results", []) if response.status_code in (200, 429) else []
             with lock:
                 refused += sum(result["code"] == "overloaded" for result in results)
-                answered += sum(result["error"] is None for result in results)
+                in_line.extend(_in_line(result) for result in results if result["error"] is None)
                 odd = {result["code"] for result in results} - {None, "overloaded"}
                 if odd or len(results) != len(asked):
                     found.failures.append(f"the flood was told {response.status_code} {odd}")
@@ -285,28 +238,42 @@ def flood(ground: Ground, seconds: float, found: _Findings) -> None:
         pouring = [pool.submit(pour) for _ in range(8)]
         try:
             ground.until(lambda: refused > 0 or any(each.done() for each in pouring), "the flood is refused")
-            for task, text in others:
-                flooded.send(task, text)
+            came = [flooded.send(task, text) for task, text in others]
         finally:
             enough.set()
         for each in pouring:
             each.result()
     found.load, before = flooded.figures(), quiet.figures()
-    found.notes.update(flood_answered=answered, flood_refused=refused)
+    found.notes.update(flood_answered=len(in_line), flood_refused=refused)
     if before.p99_ms is not None:
         found.notes["p99_without_flood"] = before.p99_ms / 1000
     found.failures += poured.figures().failures
     found.expect(refused > 0, "nothing of the flood was refused")
-    found.expect(answered > 0, "nothing of the flood was answered")
+    found.expect(in_line != [], "nothing of the flood was answered")
     found.expect(found.load.again == 0, "jobs of another expert were refused because of the flood")
+    p99 = (found.load.p99_ms or 0.0) / 1000
+    found.expect(
+        p99 <= FLOOD_SECONDS, f"another expert's jobs took {p99:.1f} s at p99, not {FLOOD_SECONDS:.0f}"
+    )
+    mine = float(np.median([_in_line(result) for result in came if result is not None] or [0.0]))
+    theirs = float(np.median(in_line or [0.0]))
+    found.notes.update(in_line=mine, flood_in_line=theirs)
+    found.expect(
+        mine < theirs, f"another expert's jobs stood {mine:.1f} s in line, the flood's {theirs:.1f} s"
+    )
 
 
-def cold(ground: Ground, seconds: float, found: _Findings) -> None:
+def _in_line(result: Mapping[str, Any]) -> float:
+    """Seconds that an answered job has waited for its expert's turn."""
+    return float(result["answers"][0]["receipt"]["milliseconds"].get("queue", 0.0)) / 1000
+
+
+def cold(ground: Ground, seconds: float, found: Findings) -> None:
     """Fifty experts become champions at once, and each is asked before it can be in memory."""
     shop, stamp = ground.shop, time.time_ns() % 10**9
     infos = [shop.make(f"cold-{stamp}-{n}", "mood", seed=n, promote=False) for n in range(COLD)]
     tasks = {info.task: info for info in infos}
-    with _under_load(ground, found, clients=2):
+    with under_load(ground, found, clients=2):
         for info in infos:
             ground.promote(info)
         ground.until(
@@ -342,7 +309,7 @@ def cold(ground: Ground, seconds: float, found: _Findings) -> None:
         )
 
 
-def poison(ground: Ground, seconds: float, found: _Findings) -> None:
+def poison(ground: Ground, seconds: float, found: Findings) -> None:
     """Requests made to break something; see ``fleet.chaos.poison``."""
     figures = send_poison(ground.address)
     found.failures += figures.failures
@@ -363,6 +330,7 @@ DRILLS: Mapping[str, Drill] = {
     "watcher-killed": _kill("watcher"),
     "corrupt-artifact": corrupt_artifact,
     "registry-down": registry_down,
+    "registry-hangs": registry_hangs,
     "alias-flipped": alias_flipped,
     "flood": flood,
     "cold": cold,

@@ -15,7 +15,7 @@ from fleet.cli.invocation import Invocation, pass_invocation
 from fleet.cli.output import NONE, cell, console, duration, json_option, print_json, print_table, table
 
 if TYPE_CHECKING:
-    from fleet.chaos.drills import DrillFigures
+    from fleet.chaos.findings import DrillFigures
 
 COLUMNS = ("drill", "jobs", "told to come again", "lost", "mixed", "misdated", "p99", "time", "and")
 
@@ -36,8 +36,8 @@ def chaos(invocation: Invocation, drills: tuple[str, ...], seconds: float, as_js
 
     A tiny fleet is started on a loopback address, jobs come all the time, and their answers are compared with
     what the version on the receipt says. Nothing of your fleet is touched. DRILL is one of replica-killed,
-    ingress-killed, watcher-killed, corrupt-artifact, registry-down, alias-flipped, flood, cold, poison,
-    node-lost; all of them if none is given.
+    ingress-killed, watcher-killed, corrupt-artifact, registry-down, registry-hangs, alias-flipped, flood,
+    cold, poison, node-lost; all of them if none is given.
 
     Exit code 1 if a job was lost, mixed up, or from another version than its receipt says.
     """

@@ -18,6 +18,8 @@ from fleet.errors import InputError, RegistryError
 from fleet.signals import terminate_as_interrupt
 
 if TYPE_CHECKING:
+    import subprocess
+
     from fleet.project import Project
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -143,16 +145,27 @@ def serve(
         stack.enter_context(terminate_as_interrupt())
         stack.enter_context(serving(args, host=host, port=port))
         service = f"http://{local_name(host)}:{port}"
-        if ui:
-            _ui(stack, project, ui_port, service, secret)
-        elif with_ui:
+        server = _ui(stack, project, ui_port, service, secret) if ui else None
+        if with_ui and not ui:
             click.echo(f"MLflow is at {redact(project.tracking_uri)}")
         announce(place, service, session.cluster)
         click.echo(f"{experts}; the fleet answers at http://{host}:{port} (Ctrl-C ends it)")
         reached = "auto" if session.started else session.cluster
         click.echo(f"and to fleet route --file jobs.jsonl --output results/ --address {reached}")
+        if server is not None:
+            fault = _ended(server.wait(), project.state / "ui.log")
+            click.secho(f"warning: {fault}", fg="red", err=True)
+            announce(place, service, session.cluster, fault)
         while True:
             time.sleep(3600)
+
+
+def _ended(code: int, log: Path) -> str:
+    """What is to be said when the MLflow server ends and the service does not."""
+    return (
+        f"the MLflow server that was started with the service has ended by itself (code {code}, its last "
+        f"words are in {log}): jobs are answered and aliases followed as before; fleet ui starts it again"
+    )
 
 
 def _check_keys(root: Path, host: str, named: str | None) -> None:
@@ -200,13 +213,15 @@ def _experts(project: Project) -> str:
     return f"{count} expert{'s' if count > 1 else ''}, {'no' if roster.router is None else 'with a'} router"
 
 
-def _ui(stack: contextlib.ExitStack, project: Project, port: int, service: str, secret: str) -> None:
+def _ui(
+    stack: contextlib.ExitStack, project: Project, port: int, service: str, secret: str
+) -> subprocess.Popen[bytes]:
     """Start MLflow's server, and have it tell the service what changes there."""
     from fleet.registry.ui import ui_server
     from fleet.registry.webhook import webhook, webhook_settings
     from fleet.web.hints import PATH
 
-    address, _ = stack.enter_context(
+    address, server = stack.enter_context(
         ui_server(
             project.tracking_uri,
             project.artifact_root,
@@ -217,9 +232,10 @@ def _ui(stack: contextlib.ExitStack, project: Project, port: int, service: str, 
     )
     click.echo(f"MLflow is at {address}")
     try:
-        stack.enter_context(webhook(address, f"{service}{PATH}", secret=secret))
+        stack.enter_context(webhook(address, f"{service}{PATH}", secret=secret, owner=str(project.root)))
     except RegistryError as error:
         click.echo(f"warning: {error}; promotions are seen by polling alone", err=True)
+    return server
 
 
 def _bounds(replicas: str) -> tuple[int, int]:

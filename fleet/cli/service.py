@@ -9,8 +9,12 @@ import json
 import os
 import time
 from collections.abc import Mapping
+<<<<<<< HEAD
 from dataclasses import dataclass
 from datetime import datetime
+=======
+from dataclasses import dataclass, replace
+>>>>>>> four
 from typing import TYPE_CHECKING, Any
 
 from fleet.cli.output import NONE, cell, duration, table
@@ -35,18 +39,20 @@ class ServiceView:
     """What ``/v1/experts`` says; None if it did not answer."""
     fault: str = ""
     """Why it did not."""
+    beside: str = ""
+    """What has ended beside it, where that is known."""
 
 
 def view_service(project: Project, address: str | None = None) -> ServiceView | None:
     """Ask the service at ``address``, else the project's own; None if none runs on this machine."""
     from fleet.whereabouts import running_service
 
-    if address is None:
-        found = running_service(project)
-        if found is None:
-            return None
-        address = found.address
-    return _ask(address.rstrip("/"))
+    found = running_service(project)
+    if address is None and found is None:
+        return None
+    if found is None or (address is not None and address.rstrip("/") != found.address):
+        return _ask((address or "").rstrip("/"))
+    return replace(_ask(found.address), beside=found.fault)
 
 
 def _ask(address: str) -> ServiceView:
@@ -75,8 +81,9 @@ def _ask(address: str) -> ServiceView:
 
 def headline(view: ServiceView) -> str:
     """The service in a line, and what is wrong with all of it in more."""
+    beside = [view.beside] if view.beside else []
     if view.state is None:
-        return f"service at {view.address}: {view.fault}"
+        return "\n".join([f"service at {view.address}: {view.fault}", *beside])
     state = view.state
     up = duration(time.time() - float(state.get("started") or time.time()))
     router, wanted = state.get("router_version"), state.get("router_wanted")
@@ -86,7 +93,7 @@ def headline(view: ServiceView) -> str:
         f"{state.get('waiting', NONE)} jobs waiting",
         "no router" if router is None else f"router version {router}",
     ]
-    lines = [f"service at {view.address}: {', '.join(parts)}"]
+    lines = [f"service at {view.address}: {', '.join(parts)}", *beside]
     if state.get("router_fault"):
         lines.append(f"router{'' if wanted is None else f' version {wanted}'}: {state['router_fault']}")
     if state.get("decisions"):

@@ -15,6 +15,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
+from grpc.aio import AioRpcError
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -36,6 +37,7 @@ GONE = (
     ObjectLostError,  # it had answered, and died before the answer was fetched
     ReplicaUnavailableError,
     DeploymentUnavailableError,
+    AioRpcError,  # as the connection says it
 )
 """The replica has died or cannot be reached; another one can answer, as a job changes nothing."""
 ATTEMPTS = 4
@@ -56,8 +58,9 @@ class ReplicaBackend:
 
     def __init__(self, replicas: Any, watcher: Any, seconds: float) -> None:
         """``seconds`` is how long a job may take that says nothing about it itself."""
-        self._replicas = replicas
-        self._streaming = replicas.options(stream=True)
+        # By gRPC: by reference, a call goes through Ray's object store, which takes longer.
+        self._replicas = replicas.options(_by_reference=False)
+        self._streaming = self._replicas.options(stream=True)
         self._watcher = watcher
         self._seconds = seconds
         self._state: ServiceState | None = None

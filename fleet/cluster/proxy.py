@@ -10,8 +10,14 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "fleet.cluster.proxy.middlewares"}
-"""The environment variable of a Ray node that has its proxy use this file."""
+LONG_MESSAGES = {"RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1)}
+"""What is too long was refused before; gRPC's own limit is the size of a request that is let in."""
+CALLBACK = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "fleet.cluster.proxy.middlewares",
+    "RAY_SERVE_PROXY_USE_GRPC": "1",
+    **LONG_MESSAGES,
+}
+"""In the environment of a Ray node: has its proxy use this file, and speak to the ingress the quicker way."""
 
 
 def middlewares() -> list[Middleware]:

@@ -15,6 +15,7 @@ import torch
 
 from fleet.asking import ROUTED_TOKENS
 from fleet.awaiting import AwaitedHost
+from fleet.cluster.scaling import JOBS
 from fleet.engine.specs import Weights
 from fleet.errors import ClusterError
 from fleet.host import Host
@@ -72,6 +73,10 @@ class Replica:
 
     async def profile(self, task: str) -> Profile | None:
         return await self._awaited.profile(task)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """For Serve, which adds and removes replicas by it where it may."""
+        return {JOBS: float(self._live.waiting)}
 
     async def check_health(self) -> None:
         """For Serve, which starts another replica instead of one that raises."""

@@ -12,12 +12,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from ray import serve
-from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 
 from fleet.asking import ROUTED_TOKENS
 from fleet.cluster.ingress import Ingress
+from fleet.cluster.proxy import LONG_MESSAGES
 from fleet.cluster.replica import Replica, ReplicaSettings
+from fleet.cluster.scaling import bounds
 from fleet.cluster.watcher import POLL_SECONDS, Watcher
 from fleet.engine.specs import Weights
 from fleet.errors import ClusterError
@@ -28,8 +29,12 @@ from fleet.web.settings import WebSettings
 APPLICATION = "taskfleet"
 HINT_SECRET = "FLEET_HINT_SECRET"
 """In the environment: with what MLflow signs its webhook's deliveries."""
-ONGOING_PER_REPLICA = 16
-"""Requests that a replica should have at a time, where there may be more or fewer replicas."""
+ONE_LOOP = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    **LONG_MESSAGES,
+}
+"""Of processes whose event loop nothing of ours blocks; Serve would pass every call from thread to thread."""
 HEAD = {"node:__internal_head__": 0.001}
 """Where Serve's controller and proxy are: what is in front of the replicas is not lost with another node."""
 
@@ -98,20 +103,15 @@ def application(args: ServeArgs | Mapping[str, Any]) -> serve.Application:
     secret = args.hint_secret.get_secret_value() or os.environ.get(HINT_SECRET, "")
     keys = KeySource.of(args.root, args.keys, os.environ)
     web = WebSettings(args.max_body, keys, hint_secret=secret)
-    front = {"num_cpus": 0, "resources": HEAD}
+    front: dict[str, object] = {"num_cpus": 0, "resources": HEAD}
+    quick: dict[str, object] = {"runtime_env": {"env_vars": ONE_LOOP}}
     watcher = serve.deployment(Watcher).options(
         name="watcher", max_ongoing_requests=10_000, ray_actor_options=front
     )
     bound = watcher.bind(args.root, poll_seconds=args.poll_seconds)
     scale: dict[str, object] = {"num_replicas": args.replicas}
     if args.max_replicas is not None and args.max_replicas > args.replicas:
-        scale = {
-            "autoscaling_config": AutoscalingConfig(
-                min_replicas=args.replicas,
-                max_replicas=args.max_replicas,
-                target_ongoing_requests=ONGOING_PER_REPLICA,
-            )
-        }
+        scale = {"autoscaling_config": bounds(args.replicas, args.max_replicas)}
     hosts = (
         serve.deployment(Replica)
         .options(
@@ -120,13 +120,13 @@ def application(args: ServeArgs | Mapping[str, Any]) -> serve.Application:
             # which is fair between experts. Serve's is not, so nothing should have to wait in it.
             max_ongoing_requests=2 * args.max_jobs,
             max_queued_requests=args.max_jobs,
-            ray_actor_options={"num_cpus": args.threads},
+            ray_actor_options={"num_cpus": args.threads, **quick},
             **scale,
         )
         .bind(settings, bound)
     )
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
-        name="ingress", max_ongoing_requests=10_000, ray_actor_options=front
+        name="ingress", max_ongoing_requests=10_000, ray_actor_options={**front, **quick}
     )
     return ingress.bind(hosts, bound, web, args.seconds)
 

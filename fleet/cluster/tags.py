@@ -90,7 +90,7 @@ def _refused(state: ServiceState) -> tuple[dict[Version, str], set[Version]]:
             refused[expert.task, expert.wanted] = expert.reason
         elif expert.version == expert.wanted and expert.state == "ready":
             sound.add((expert.task, expert.wanted))
-        if expert.challenger is not None and expert.challenger.reason:
+        if expert.challenger is not None and expert.challenger.state == "quarantined":
             refused[expert.task, expert.challenger.version] = expert.challenger.reason
     if state.router_wanted is not None:
         if state.router_fault and state.replicas:

@@ -49,32 +49,32 @@ def _kept_key(file: Path) -> str:
 
 
 @contextmanager
-def webhook(server: str, url: str, *, secret: str) -> Iterator[None]:
+def webhook(server: str, url: str, *, secret: str, owner: str) -> Iterator[None]:
     """Have the MLflow at ``server`` tell ``url`` of every alias, for the length of a ``with`` block.
 
-    What an earlier one left behind is removed. Raises ``RegistryError`` when it cannot be set up; that it
-    cannot be removed at the end is nobody's affair, as the next one does it.
+    What an earlier service of the same ``owner`` left behind is removed, and nobody else's: several projects
+    may share a store. Raises ``RegistryError`` when it cannot be set up; that it cannot be removed at the
+    end is nobody's affair, as the owner's next one does it.
     """
     client = enter().MlflowClient(tracking_uri=server, registry_uri=server)
+    about = f"of {owner}; removed when the service ends"
     with speaking("set up a webhook", server):
-        _remove(client)
-        client.create_webhook(
-            NAME, url, EVENTS, "removed when the service ends", secret=secret, status="ACTIVE"
-        )
+        _remove(client, about)
+        client.create_webhook(NAME, url, EVENTS, about, secret=secret, status="ACTIVE")
     try:
         yield
     finally:
         with contextlib.suppress(RegistryError), speaking("remove its webhook", server):
-            _remove(client)
+            _remove(client, about)
 
 
-def _remove(client: Any) -> None:
-    token = None
+def _remove(client: Any, about: str) -> None:
+    found, token = [], None
     while True:
         page = client.list_webhooks(max_results=100, page_token=token)
-        for each in page:
-            if each.name == NAME:
-                client.delete_webhook(each.webhook_id)
+        found += [each.webhook_id for each in page if (each.name, each.description) == (NAME, about)]
         token = page.token
         if not token:
-            return
+            break
+    for each in found:
+        client.delete_webhook(each)

@@ -17,7 +17,7 @@ from benchmarks.hosting.rate import Search
 from benchmarks.serving.workload import Job
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("overhead", "peer", "rate", "promotion", "chaos", "memory")
+PARTS = ("overhead", "peer", "bulk", "rate", "promotion", "chaos", "memory")
 # In a process of its own: it starts a Ray and kills a replica in it.
 SMOKE = "import sys; from pathlib import Path; from benchmarks import bench, host; bench.RESULTS = Path(sys.argv[1]); host.main(['--smoke'])"  # noqa: E501
 

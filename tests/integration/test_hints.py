@@ -160,9 +160,13 @@ def test_an_alias_that_is_set_in_mlflow_is_followed_at_once(
     assert stat.S_IMODE((state / "webhook.key").stat().st_mode) == 0o600
     with ui_server(uri, root, log=state / "ui.log", port=0, settings=settings) as (server, _):
         remote = Registry(server, root, fleet="tiny")
-        with webhook(server, "http://127.0.0.1:9/left-behind", secret="x"):
-            # A service that was killed has left this one behind; the next one takes its place.
-            with webhook(server, f"{address}{PATH}", secret=SECRET):
+        others = webhook(server, "http://127.0.0.1:9/another", secret="x", owner="another project")
+        left = webhook(server, "http://127.0.0.1:9/left-behind", secret="x", owner="this")
+        with others, left:
+            # A service that was killed has left the second one behind; the next one takes its place.
+            with webhook(server, f"{address}{PATH}", secret=SECRET, owner="this"):
+                there = {hook.url for hook in remote._client.list_webhooks()}
+                assert there == {f"{address}{PATH}", "http://127.0.0.1:9/another"}
                 assert watching.roster().champions["mood"].version == 1
                 remote.set_alias("mood", "champion", 2)
                 gate = threading.Event()
@@ -171,4 +175,5 @@ def test_an_alias_that_is_set_in_mlflow_is_followed_at_once(
                         break
                     gate.wait(0.05)
                 assert watching.roster().champions["mood"].version == 2
-            assert remote._client.list_webhooks() == []
+            (hook,) = remote._client.list_webhooks()
+            assert hook.url.endswith("/another")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from service import listening
 from waiting import until
 
 from fleet.cli.main import main
+from fleet.cli.service import service_table
 from fleet.cluster.tags import SERVING_TAG, SHADOW_TAG, VersionTags
 from fleet.errors import ClusterError
+from fleet.following import NO_ROOM
 from fleet.host import Host
 from fleet.job import Job
 from fleet.live import LiveHost
@@ -27,7 +30,7 @@ from fleet.registry.store import ROUTER, RunRecord
 from fleet.roster import Roster
 from fleet.shadow import Shadow
 from fleet.stores import open_registry
-from fleet.web.backend import ServiceState, service_state
+from fleet.web.backend import ExpertState, ServiceState, service_state
 from fleet.whereabouts import announce, local_name, only_service, running_service
 from fleet.workshop import RUSSIAN, Workshop, open_shop
 
@@ -205,6 +208,24 @@ def test_what_an_earlier_service_said_is_taken_back_once_the_version_is_sound(sh
     finally:
         live.close()
     assert shop.registry.version("mood", 1).tags[SERVING_TAG] == ""
+
+
+def test_a_challenger_that_only_waits_is_not_called_refused(
+    shop: Workshop, state: tuple[Roster, ServiceState]
+) -> None:
+    roster, now = state
+
+    def waiting(expert: ExpertState) -> ExpertState:
+        challenger = expert.challenger
+        if challenger is None:
+            return expert
+        return replace(expert, challenger=replace(challenger, state="waiting", reason=NO_ROOM))
+
+    full = replace(now, experts=tuple(waiting(expert) for expert in now.experts))
+    VersionTags(shop.registry).write(roster, full)
+    assert SERVING_TAG not in shop.registry.version("mood", 2).tags
+    why = service_table(plain(full)).columns[-1]
+    assert [said for said in why.cells if NO_ROOM in str(said)] != []
 
 
 @pytest.mark.parametrize(

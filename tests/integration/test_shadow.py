@@ -18,13 +18,14 @@ import fleet.host
 from fleet.checked import CheckedExpert
 from fleet.comparison import Comparison, compare, likeness
 from fleet.engine.decode import Completion, Scheduler
-from fleet.following import ChallengerStanding
+from fleet.following import NO_ROOM, ChallengerStanding
 from fleet.host import Host
 from fleet.job import Job
 from fleet.live import LiveHost
 from fleet.registry.version import VersionInfo
 from fleet.roster import Roster
 from fleet.shadow import PENDING, Shadow
+from fleet.web.backend import service_state
 from fleet.workshop import EXPLOSIVE, RUSSIAN, Workshop, explode_on, open_shop
 
 
@@ -314,6 +315,26 @@ def test_challengers_take_nothing_of_the_champions_room(
         assert host.experts.bank is not None
         until(lambda: compared(live, "story").asked == 1)
         assert not any(host.holds(info) for info in rivals.values())
+
+
+def test_a_challenger_for_which_there_is_no_room_waits_and_says_so(
+    shop: Workshop, roster: Roster, rivals: dict[str, VersionInfo]
+) -> None:
+    host = new_host(shop)
+    two = only(roster, rivals["mood"], rivals["story"])
+    size = host.check(rivals["mood"]).size
+    shadow = Shadow(host, 1.0, chance=random.Random(0), room=size)
+    with running(LiveHost(host, shadow=shadow), two) as live:
+        until(lambda: {each.reason for each in live.state().challengers} == {"", NO_ROOM})
+        (waits,) = (each for each in live.state().challengers if each.reason)
+        (asked,) = (each for each in live.state().challengers if not each.reason)
+        assert (waits.state, asked.state) == ("waiting", "ready")
+        shown = service_state(two, [live.state()])
+        told = {e.task: e.challenger for e in shown.experts if e.challenger is not None}
+        assert told[waits.task].reason == NO_ROOM
+        # The other one goes, and there is room.
+        live.follow(only(roster, rivals[waits.task]))
+        until(lambda: [(each.state, each.reason) for each in live.state().challengers] == [("ready", "")])
 
 
 def test_a_roster_tells_challengers_apart_and_reads_what_was_kept_before_there_were_any(

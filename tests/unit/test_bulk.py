@@ -95,6 +95,22 @@ def test_parts_of_parquet_hold_every_row_once_whatever_its_groups_are(
     ]
 
 
+def test_a_part_of_long_rows_ends_early_and_no_part_holds_more_than_a_row_beyond_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = [10] * 30 + [5_000] * 7 + [10] * 30 + [20_000]
+    texts = [f"{n:03d}{'x' * length}" for n, length in enumerate(lengths)]
+    path = table(tmp_path / "jobs", {"text": texts}, group=25)
+    monkeypatch.setattr(source, "PART_BYTES", 12_000)
+    parts = cut(path, "parquet", 40).parts
+    assert [part.rows for part in parts] == [33, 3, 32]
+    assert [line.job for line in whole(path, "parquet", 40)] == [
+        Job(str(n), text=text) for n, text in enumerate(texts, 1)
+    ]
+    monkeypatch.setattr(source, "PART_BYTES", 1)
+    assert {part.rows for part in cut(path, "parquet", 40).parts} == {1}
+
+
 def test_a_row_is_the_job_that_its_line_would_be(tmp_path: Path) -> None:
     fields = [None, None, {"subject": "a", "body": None}, {"subject": None, "body": None}]
     columns = {"id": [7, None, 8, 9], "text": ["a", " ", None, None], "task": [None, "x", None, None]}
