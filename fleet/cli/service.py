@@ -9,12 +9,8 @@ import json
 import os
 import time
 from collections.abc import Mapping
-<<<<<<< HEAD
-from dataclasses import dataclass
-from datetime import datetime
-=======
 from dataclasses import dataclass, replace
->>>>>>> four
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from fleet.cli.output import NONE, cell, duration, table

@@ -23,7 +23,7 @@ from fleet.errors import ArtifactError, DigestError
 from fleet.routing.budget import Budget, Thresholds
 from fleet.routing.calibrate import Scale
 from fleet.routing.discriminant import Discriminant
-from fleet.routing.evidence import Evidence
+from fleet.routing.evidence import Changes, Evidence
 from fleet.routing.features import Frame
 from fleet.routing.head import Ground, Router
 from fleet.routing.lexical import BUCKETS, Lexicon
@@ -58,6 +58,11 @@ def save_router(folder: Path, router: Router) -> str:
         tensors[f"task.{name}.rows"] = each.rows
         tensors[f"task.{name}.tokens"] = each.tokens
         tensors.update(_sparse(f"task.{name}.grams", each.grams))
+        if each.changes is not None:
+            tensors[f"task.{name}.changes.rows"] = each.changes.rows
+            tensors[f"task.{name}.changes.origins"] = each.changes.origins
+            tensors[f"task.{name}.changes.ways"] = each.changes.ways
+            tensors.update(_sparse(f"task.{name}.changes.grams", each.changes.grams))
     save_file({name: np.ascontiguousarray(each) for name, each in tensors.items()}, folder / TENSOR_FILE)
     card = {
         "format": FORMAT,
@@ -141,6 +146,7 @@ def _router(card: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Rou
             snippets,
             sources,
             dict(card["tasks"][name]["languages"]),
+            _changes(take, f"task.{name}.changes", len(kinds), width),
         )
     dense = Discriminant(
         take("map.weights", np.float32, len(names), width), take("map.bias", np.float32, len(names))
@@ -164,6 +170,21 @@ def _router(card: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Rou
     )
 
 
+def _changes(take: _Tensors, name: str, rows: int, width: int) -> Changes | None:
+    if f"{name}.origins" not in take:
+        return None
+    origins = take(f"{name}.origins", np.int32, None)
+    if len(origins) and not 0 <= origins.min() <= origins.max() < rows:
+        raise ValueError(f"tensor {name}.origins names rows that are not there")
+    count = len(origins)
+    return Changes(
+        take(f"{name}.rows", np.int8, count, width),
+        take.sparse(f"{name}.grams", count),
+        origins,
+        take(f"{name}.ways", np.int32, count),
+    )
+
+
 class _Tensors:
     """Tensors of a file, each taken with the dtype and shape that it must have."""
 
@@ -178,6 +199,9 @@ class _Tensors:
         if tensor.dtype != dtype or not fits or not np.isfinite(tensor).all():
             raise ValueError(f"tensor {name} is {tensor.dtype} {list(tensor.shape)}, or not finite")
         return tensor
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
 
     def sparse(self, name: str, rows: int, *, values: bool = False) -> csr_matrix:
         indices = self(f"{name}.indices", np.int32, None)

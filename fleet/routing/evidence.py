@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 
 from fleet.routing.features import Bytes
 
-__all__ = ["EXAMPLE", "FOLDS", "INPUT", "LIMIT", "Evidence", "Pick", "fold_of_group", "pick_rows"]
+__all__ = ["EXAMPLE", "FOLDS", "INPUT", "LIMIT", "Changes", "Evidence", "Pick", "fold_of_group", "pick_rows"]
 
 LIMIT = 512
 """Inputs kept of a task."""
@@ -41,6 +41,20 @@ class Pick:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """Some of a task's inputs, changed a little (``fleet.routing.stability``)."""
+
+    rows: Bytes
+    """``[p, W]``."""
+    grams: csr_matrix
+    """``[p, lexical.BUCKETS]``."""
+    origins: NDArray[np.int32]
+    """``[p]``: the row of each before the change."""
+    ways: NDArray[np.int32]
+    """``[p]``: how it was changed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """A task's rows in the router's space, and where each came from."""
 
@@ -58,6 +72,7 @@ class Evidence:
     sources: tuple[str, ...]
     languages: Mapping[str, int]
     """How many rows are in which language, those of which it is sure."""
+    changes: Changes | None = None
 
     def __post_init__(self) -> None:
         lengths = {
@@ -81,6 +96,7 @@ class Evidence:
         grams: csr_matrix,
         tokens: Iterable[int],
         languages: Mapping[str, int] | None = None,
+        changes: Changes | None = None,
     ) -> Evidence:
         """Rows ``[n, W]`` of the picks, in their order, with their n-grams and numbers of tokens."""
         return cls(
@@ -93,6 +109,7 @@ class Evidence:
             tuple(" ".join(pick.text.split())[:SNIPPET] for pick in picks),
             tuple(pick.source for pick in picks),
             dict(languages or {}),
+            changes,
         )
 
 

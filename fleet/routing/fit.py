@@ -7,16 +7,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from fleet.engine.base import Base
 from fleet.engine.prompt import Renderer
 from fleet.engine.trunk import run_trunk
 from fleet.routing.background import load_background
 from fleet.routing.budget import Budget
-from fleet.routing.evidence import Evidence, fold_of_group, pick_rows
+from fleet.routing.evidence import Changes, Evidence, fold_of_group, pick_rows
 from fleet.routing.features import POOLS, Frame, stack, taps_of
 from fleet.routing.head import Ground, Router
-from fleet.routing.language import identify
+from fleet.routing.language import identify, is_multilingual
 from fleet.routing.reading import Readings
+from fleet.routing.stability import pick_changes
 from fleet.routing.statistics import Corpus
 
 __all__ = ["RouterTask", "fit_router"]
@@ -106,9 +109,25 @@ def gather(base: Base, ground: Ground, task: RouterTask) -> Evidence:
     picks = pick_rows(task.texts, task.examples, task.sources)
     log.info("router: reading %d texts of %s", len(picks), task.name)
     read = read_texts(base, [pick.text for pick in picks], ground.taps)
-    languages = Counter(found[0] for pick in picks if (found := identify(pick.text)) is not None)
+    languages = [None if (found := identify(pick.text)) is None else found[0] for pick in picks]
+    counted = Counter(language for language in languages if language is not None)
+    several = languages if is_multilingual(counted) else [None] * len(picks)
+    changes = None
+    if changed := pick_changes(picks, several):
+        log.info("router: reading %d changed texts of %s", len(changed), task.name)
+        origins, ways, texts = zip(*changed, strict=True)
+        after = read_texts(base, texts, ground.taps)
+        changes = Changes(
+            ground.frame.place(after.raw), after.grams, np.array(origins, np.int32), np.array(ways, np.int32)
+        )
     return Evidence.of(
-        task.data_digest, picks, ground.frame.place(read.raw), read.grams, read.tokens, dict(languages)
+        task.data_digest,
+        picks,
+        ground.frame.place(read.raw),
+        read.grams,
+        read.tokens,
+        dict(counted),
+        changes,
     )
 
 

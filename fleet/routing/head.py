@@ -24,6 +24,7 @@ from fleet.routing.lexical import Lexicon
 from fleet.routing.reading import Readings
 from fleet.routing.report import Fare, fares, figures
 from fleet.routing.span import Span
+from fleet.routing.stability import flips
 from fleet.routing.statistics import Corpus, Statistics
 
 __all__ = ["Ground", "Router"]
@@ -95,7 +96,7 @@ class Router:
             model.lexicon,
             scale,
             thresholds,
-            figures(held, scale, names, thresholds),
+            figures(held, scale, names, thresholds) | flips(held.changed, scale, names, thresholds),
             fares(held, scale, names, thresholds, budget),
             Span.of(ordered.values()),
             statistics,

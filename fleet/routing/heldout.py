@@ -18,7 +18,7 @@ from fleet.routing.evidence import EXAMPLE, FOLDS, INPUT, Evidence
 from fleet.routing.features import Bytes
 from fleet.routing.statistics import Corpus, Model, Statistics
 
-__all__ = ["NEVER", "HeldOut", "Views", "auroc", "cross_validate"]
+__all__ = ["NEVER", "Changed", "HeldOut", "Views", "auroc", "cross_validate"]
 
 JUDGED = 20_000
 """Rows that are judged in all, spread evenly over the tasks,"""
@@ -59,6 +59,18 @@ class Views:
 
 
 @dataclass(frozen=True, slots=True)
+class Changed:
+    """Scores of p rows before and after a small change."""
+
+    before: Views
+    after: Views
+    ways: NDArray[np.int32]
+    """``[p]``: how each was changed."""
+    truth: NDArray[np.int64]
+    """``[p]``: column of its task."""
+
+
+@dataclass(frozen=True, slots=True)
 class HeldOut:
     """Scores of rows by models that had not seen them."""
 
@@ -68,6 +80,7 @@ class HeldOut:
     inputs: NDArray[np.bool_]
     """``[m]``: whether it is an input alone; the others carry an instruction."""
     background: Views
+    changed: Changed
 
 
 def cross_validate(tasks: Mapping[str, Evidence], corpus: Corpus, statistics: Statistics) -> HeldOut:
@@ -78,6 +91,10 @@ def cross_validate(tasks: Mapping[str, Evidence], corpus: Corpus, statistics: St
     beyond: list[Views] = []
     truth = [np.empty(0, np.int64)]
     inputs = [np.empty(0, np.bool_)]
+    before: list[Views] = []
+    after: list[Views] = []
+    ways = [np.empty(0, np.int32)]
+    changed_truth = [np.empty(0, np.int64)]
     for fold in range(FOLDS):
         try:
             model = statistics.model(tasks, corpus, without=fold)
@@ -95,11 +112,24 @@ def cross_validate(tasks: Mapping[str, Evidence], corpus: Corpus, statistics: St
             views.append(judge(task.rows[held], task.grams[held]))
             truth.append(np.full(len(held), column, np.int64))
             inputs.append(kinds[held] == INPUT)
+            if task.changes is not None:
+                mine = np.flatnonzero(np.array(task.folds)[task.changes.origins] == fold)
+                origins = task.changes.origins[mine]
+                before.append(judge(task.rows[origins], task.grams[origins]))
+                after.append(judge(task.changes.rows[mine], task.changes.grams[mine]))
+                ways.append(task.changes.ways[mine])
+                changed_truth.append(np.full(len(mine), column, np.int64))
     return HeldOut(
         Views.joined(views, len(names)),
         np.concatenate(truth),
         np.concatenate(inputs),
         Views.joined(beyond, len(names)),
+        Changed(
+            Views.joined(before, len(names)),
+            Views.joined(after, len(names)),
+            np.concatenate(ways),
+            np.concatenate(changed_truth),
+        ),
     )
 
 
