@@ -37,9 +37,10 @@ from fleet.engine.specs import LabelSpec, LoraSpec, TaskSpec
 from fleet.engine.trunk import run_trunk
 from fleet.project import Project
 from fleet.recipe import task_spec
-from fleet.routing.fit import RouterTask, fit_router
+from fleet.routing.fit import fit_router
 from fleet.routing.head import Router
 from fleet.routing.reading import Readings
+from fleet.routing.task import RouterTask
 
 NAMED, SHARED, APART = "task named", "shared trunk", "encoded apart"
 

@@ -20,10 +20,11 @@ from fleet.data.rows import load_task_rows
 from fleet.engine.prompt import render_job
 from fleet.project import Project
 from fleet.recipe import task_spec
-from fleet.routing.fit import RouterTask, fit_router, read_texts
+from fleet.routing.fit import fit_router
 from fleet.routing.head import Router
 from fleet.routing.heldout import auroc
-from fleet.routing.reading import Readings
+from fleet.routing.reading import Readings, read_texts
+from fleet.routing.task import RouterTask
 from fleet.stores import open_base
 
 

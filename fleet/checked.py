@@ -25,6 +25,9 @@ from fleet.registry.store import Registry
 from fleet.registry.version import VersionInfo
 from fleet.routing.artifact import load_router
 from fleet.routing.head import Router
+from fleet.routing.language import identify
+
+READY = "The first text whose language is asked for"
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,7 @@ def check_router(base: Base, registry: Registry, cache: Path, info: VersionInfo)
     with _contained():
         router = load_router(registry.fetch(info, cache), digest=info.digest)
         router.check_base(base.fingerprint)
+        identify(READY)  # its model takes a second, which the first abstention would wait for
         return LoadedRouter(router, info.version)
 
 

@@ -24,9 +24,10 @@ from fleet.registry.lifecycle import promote
 from fleet.registry.store import ROUTER, Registry, RunRecord
 from fleet.routing.artifact import load_router, save_router
 from fleet.routing.budget import Budget
-from fleet.routing.fit import RouterTask, fit_router, is_current
+from fleet.routing.fit import fit_router, is_current
 from fleet.routing.head import Router
-from fleet.stores import artifact_cache, base_folder
+from fleet.routing.task import RouterTask
+from fleet.stores import artifact_cache, base_folder, open_policy
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,13 @@ def refit_router(project: Project, registry: Registry, base: Callable[[], Base])
             kind="router",
             base=project.config.base,
         )
+    faults = open_policy(project).router.faults(router.metrics)
+    if faults:
+        return (
+            f"version {info.version} is held back: {'; '.join(faults)}; the champion stays. Look at it in "
+            f"MLflow, change {project.config.policy}, or promote it by hand (fleet promote {ROUTER} "
+            f"{info.version})"
+        )
     promote(
         registry, ROUTER, info.version, how="policy", by="policy", reason="fitted over the present champions"
     )
@@ -89,7 +97,7 @@ def _router_task(project: Project, name: str) -> RouterTask | None:
     sources = [row.place for row in rows.train]
     content = json.dumps([texts, manifest.routing.examples], ensure_ascii=False)
     digest = hashlib.sha256(content.encode()).hexdigest()
-    return RouterTask(name, texts, list(manifest.routing.examples), digest, sources)
+    return RouterTask(name, texts, list(manifest.routing.examples), digest, sources, manifest.description)
 
 
 def _budget(project: Project, names: list[str]) -> Budget:

@@ -25,7 +25,8 @@ from fleet.recipe import task_spec
 from fleet.registry.store import ROUTER, Registry, RunRecord
 from fleet.registry.version import VersionInfo
 from fleet.routing.artifact import save_router
-from fleet.routing.fit import RouterTask, fit_router
+from fleet.routing.fit import fit_router
+from fleet.routing.task import RouterTask
 from fleet.stores import open_registry
 
 LIMIT = 24

@@ -73,11 +73,36 @@ class Retention(Section):
     """Newest versions kept per task; versions with an alias or in the line of champions always stay."""
 
 
+class RouterGate(Section):
+    """What a router must withstand to be made champion by itself; measured at every fit."""
+
+    max_flip_rate: float = Field(default=0.25, ge=0, le=1)
+    """Largest share of slightly changed jobs (typos, case, punctuation, ...) whose decision may change."""
+    max_astray_rate: float = Field(default=0.03, ge=0, le=1)
+    """Largest share of them that may be routed to a wrong task where the unchanged job was not."""
+    max_attack_success: float = Field(default=0.05, ge=0, le=1)
+    """Largest share of the shipped injections that may steer a job to the expert they name."""
+
+    def faults(self, metrics: Mapping[str, float]) -> list[str]:
+        """What a router with these figures does not withstand; a figure that is missing binds nothing."""
+        bounds = (
+            ("flip_rate", self.max_flip_rate),
+            ("astray_rate", self.max_astray_rate),
+            ("attack_success", self.max_attack_success),
+        )
+        return [
+            f"{name} {metrics[name]:.3f} is above router.max_{name} {bound:g}"
+            for name, bound in bounds
+            if metrics.get(name, 0.0) > bound
+        ]
+
+
 class Policy(Declared):
     """``registry/policy.yaml``."""
 
     gate: Gate = Gate()
     auto_promote: AutoPromote = AutoPromote()
+    router: RouterGate = RouterGate()
     aliases: Aliases = Aliases()
     tags: dict[str, str] = Field(default_factory=dict)
     """Put on every version as they are, such as ``owner``."""

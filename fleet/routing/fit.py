@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,38 +18,17 @@ from fleet.routing.evidence import Changes, Evidence, fold_of_group, pick_rows
 from fleet.routing.features import POOLS, Frame, stack, taps_of
 from fleet.routing.head import Ground, Router
 from fleet.routing.language import identify, is_multilingual
-from fleet.routing.reading import Readings
+from fleet.routing.reading import read_texts
+from fleet.routing.siege import attacked
 from fleet.routing.stability import pick_changes
 from fleet.routing.statistics import Corpus
+from fleet.routing.task import RouterTask
 
 __all__ = ["RouterTask", "fit_router"]
 
 log = logging.getLogger(__name__)
 
 DEPTH = 6
-TOKENS = 1024
-"""Tokens of a text that are read while fitting."""
-CHUNK = 256
-"""Texts whose trunk states are held at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class RouterTask:
-    """A task as the router learns it."""
-
-    name: str
-    texts: Sequence[str]
-    """Canonical texts of its training inputs."""
-    examples: Sequence[str]
-    """How a person asks for it."""
-    data_digest: str
-    """Of texts and examples: the same digest means nothing to learn anew."""
-    sources: Sequence[str]
-    """Of each text: file and line."""
-
-    def __post_init__(self) -> None:
-        if not any(text.strip() for text in self.texts):
-            raise ValueError(f"{self.name}: the router needs at least one text of a task")
 
 
 def is_current(router: Router, fingerprint: str, depth: int) -> bool:
@@ -88,7 +67,9 @@ def fit_router(
             evidence[task.name] = held
         else:
             evidence[task.name] = gather(base, ground, task)
-    return Router.build(ground, evidence, budget)
+    router = Router.build(ground, evidence, budget)
+    log.info("router: trying the attacks")
+    return replace(router, metrics={**router.metrics, **attacked(base, router, tasks)})
 
 
 def lay_ground(base: Base, depth: int) -> Ground:
@@ -129,14 +110,3 @@ def gather(base: Base, ground: Ground, task: RouterTask) -> Evidence:
         dict(counted),
         changes,
     )
-
-
-def read_texts(base: Base, texts: Sequence[str], taps: Sequence[int]) -> Readings:
-    """What the router reads of canonical texts; of long ones the first ``TOKENS`` tokens."""
-    renderer = Renderer.of(base.tokenizer)
-    parts = []
-    for start in range(0, len(texts), CHUNK):
-        chunk = texts[start : start + CHUNK]
-        ids = [renderer.job_ids(text)[:TOKENS] for text in chunk]
-        parts.append(Readings.of(run_trunk(base.model, max(taps), ids, taps=taps), chunk, taps))
-    return Readings.joined(parts)

@@ -9,11 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
-from fleet.engine.trunk import TrunkState
+from fleet.engine.base import Base
+from fleet.engine.prompt import Renderer
+from fleet.engine.trunk import TrunkState, run_trunk
 from fleet.routing.features import stack
 from fleet.routing.lexical import grams
 
-__all__ = ["Readings"]
+__all__ = ["Readings", "read_texts"]
+
+TOKENS = 1024
+"""Tokens of a text that are read while fitting."""
+CHUNK = 256
+"""Texts whose trunk states are held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +57,14 @@ class Readings:
             tuple(count for part in parts for count in part.tokens),
             tuple(text for part in parts for text in part.texts),
         )
+
+
+def read_texts(base: Base, texts: Sequence[str], taps: Sequence[int]) -> Readings:
+    """What the router reads of canonical texts; of long ones the first ``TOKENS`` tokens."""
+    renderer = Renderer.of(base.tokenizer)
+    parts = []
+    for start in range(0, len(texts), CHUNK):
+        chunk = texts[start : start + CHUNK]
+        ids = [renderer.job_ids(text)[:TOKENS] for text in chunk]
+        parts.append(Readings.of(run_trunk(base.model, max(taps), ids, taps=taps), chunk, taps))
+    return Readings.joined(parts)

@@ -15,9 +15,10 @@ from fleet.engine.prompt import Renderer
 from fleet.engine.trunk import run_trunk
 from fleet.routing.artifact import load_router, save_router
 from fleet.routing.explain import explain
-from fleet.routing.fit import RouterTask, fit_router
+from fleet.routing.fit import fit_router
 from fleet.routing.head import Router
 from fleet.routing.reading import Readings
+from fleet.routing.task import RouterTask
 
 DIGITS = [f"{n} {n * 7} {n * n} {n + 3}" for n in range(30)]
 RUSSIAN = [
