@@ -181,28 +181,22 @@ def _own(
     fit: float,
     probability: float,
 ) -> dict[str, float]:
-    """Probabilities of tasks that are stricter, or that fare worse than their budget under the fleet's.
+    """Probabilities of tasks that are stricter than the fleet.
 
-    A stricter task takes the threshold that would keep its budget for the whole fleet: what its own rows
-    alone could show is little. Any task is raised further until its own held-out rows keep its budget.
+    A stricter task takes the threshold that would keep its budget for the whole fleet, since its own rows
+    alone can show little, and a higher one where its own held-out rows need it.
     """
     own: dict[str, float] = {}
     levels = np.unique(np.concatenate([[probability], rows.top[rows.top >= probability]]))
-    for column, name in enumerate(names):
-        least = probability
+    for name in names:
         if budget.of(name) < budget.max_misroute:
             _, shares = _paths(rows, strangers, fit, levels, bound=True)
             kept = np.flatnonzero(shares <= budget.of(name))
             least = float(levels[kept[0]]) if len(kept) else float(levels[-1])
-        mine = (rows.fit >= fit) & (rows.column == column)
-        routed = mine & (rows.top >= least)
-        wrong = int((routed & ~rows.right).sum())
-        if wrong and _lower(wrong, int(routed.sum())) > budget.of(name):
-            _, shares = _paths(rows, (), fit, levels, bound=False, column=column)
-            kept = np.flatnonzero((shares <= budget.of(name)) & (levels >= least))
-            least = float(levels[kept[0]]) if len(kept) else float(levels[-1])
-        if least > probability:
-            own[name] = least
+            column = names.index(name)
+            routed, shares = _paths(rows, (), fit, levels, bound=False, column=column)
+            enough = np.flatnonzero((shares <= budget.of(name)) & (levels >= least) & (routed > 0))
+            own[name] = float(levels[enough[0]]) if len(enough) else float(levels[-1])
     return own
 
 
@@ -221,11 +215,6 @@ def _rate(hits: NDArray[np.int64], of: NDArray[np.int64]) -> Doubles:
 def _upper(hits: NDArray[np.int64], of: NDArray[np.int64]) -> Doubles:
     """Clopper and Pearson's upper bound, one-sided."""
     return np.where(hits >= of, 1.0, beta.ppf(CONFIDENCE, hits + 1, np.maximum(of - hits, 1)))
-
-
-def _lower(hits: int, of: int) -> float:
-    """Clopper and Pearson's lower bound, one-sided."""
-    return float(beta.ppf(1 - CONFIDENCE, hits, of - hits + 1)) if hits else 0.0
 
 
 def _origin(rows: int, tasks: int, budget: Budget, kept: bool) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 from fleet.routing.features import Bytes
 
@@ -73,6 +73,18 @@ class Evidence:
     languages: Mapping[str, int]
     """How many rows are in which language, those of which it is sure."""
     changes: Changes | None = None
+    """Learned from as well: what a change moves is then no difference between tasks."""
+
+    def learned(self) -> tuple[Bytes, csr_matrix, NDArray[np.int64]]:
+        """Rows, n-grams and folds of all that is learned from: the rows, and those changed a little."""
+        folds = np.array(self.folds, np.int64)
+        if self.changes is None:
+            return self.rows, self.grams, folds
+        return (
+            np.concatenate([self.rows, self.changes.rows]),
+            vstack([self.grams, self.changes.grams], format="csr"),
+            np.concatenate([folds, folds[self.changes.origins]]),
+        )
 
     def __post_init__(self) -> None:
         lengths = {

@@ -1,9 +1,10 @@
 """How often small changes to a job change the router's word on it: probes at every fit. Sets nothing.
 
 A probe is a held-out training input and the same input changed in one way (``fleet.routing.perturb``).
-Both are judged by a model that saw neither. A *flip* is another word: another task, or a route that
-becomes a question or an abstention, or the reverse. *Astray* is the flip that costs: routed, and to a task
-that is not the input's own, where the unchanged input was not.
+Both are judged by a model that saw neither, though it saw other inputs changed in the same ways. A *flip*
+is another word: another task, or a route that becomes a question or an abstention, or the reverse.
+*Astray* is the flip that costs: routed, and to a task that is not the input's own, where the unchanged
+input was not.
 """
 
 from __future__ import annotations

@@ -60,16 +60,18 @@ class Statistics:
         none = cls(tuple(np.zeros((width, width)) for _ in range(FOLDS)))
         some = none._with(corpus.rows, corpus.folds, 1)
         for each in tasks.values():
-            some = some._with(each.rows, np.array(each.folds), 1)
+            some = some.plus(each)
         return some
 
     def plus(self, task: Evidence) -> Statistics:
         """With a task's rows."""
-        return self._with(task.rows, np.array(task.folds), 1)
+        rows, _, folds = task.learned()
+        return self._with(rows, folds, 1)
 
     def minus(self, task: Evidence) -> Statistics:
         """Without a task's rows, which must be in it."""
-        return self._with(task.rows, np.array(task.folds), -1)
+        rows, _, folds = task.learned()
+        return self._with(rows, folds, -1)
 
     def _with(self, rows: Bytes, folds: NDArray[np.int64], sign: int) -> Statistics:
         return Statistics(
@@ -84,21 +86,25 @@ class Statistics:
 
         Raises ``ValueError`` if nothing of any task, or of the background, is left.
         """
-        kept = {name: np.array(each.folds) != without for name, each in tasks.items()}
-        names = tuple(name for name, mask in kept.items() if mask.any())
+        kept: dict[str, tuple[Bytes, csr_matrix]] = {}
+        for name, each in tasks.items():
+            rows, grams, folds = each.learned()
+            if (mask := folds != without).any():
+                kept[name] = rows[mask], grams[mask]
+        names = tuple(kept)
         outside = corpus.folds != without
         if not names or not outside.any():
             raise ValueError("no rows are left to fit on")
         products = sum(each for fold, each in enumerate(self.products) if fold != without)
-        moments = [Moments.of(tasks[name].rows[kept[name]]) for name in names]
+        moments = [Moments.of(rows) for rows, _ in kept.values()]
         ground = Moments.of(corpus.rows[outside])
         states = Discriminant.fit(moments, ground, np.asarray(products))
         columns = corpus.means
         means = Discriminant.fit(
-            [Moments.of(tasks[name].rows[kept[name]][:, columns]) for name in names],
+            [Moments.of(rows[:, columns]) for rows, _ in kept.values()],
             Moments.of(corpus.rows[outside][:, columns]),
             np.asarray(products)[np.ix_(columns, columns)],
         )
-        counts = vstack([csr_matrix(tasks[name].grams[kept[name]].sum(0)) for name in names], format="csr")
+        counts = vstack([csr_matrix(grams.sum(0)) for _, grams in kept.values()], format="csr")
         general = np.asarray(corpus.grams[outside].sum(0), dtype=np.float64).ravel()
         return Model(names, means, states, Lexicon.fit(counts.astype(np.float64), general))
