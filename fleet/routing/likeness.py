@@ -30,6 +30,4 @@ def judge_router(router: Router) -> dict[str, Held]:
             if len(here):
                 letters = router.scale.letters * model.lexicon.scores(each.grams[here])
                 scores[name][np.ix_(here, columns)] = dense.scores(each.rows[here]) + letters
-    return {
-        name: Held(tuple(range(int(mask.sum()))), scores[name][mask]) for name, mask in inputs.items()
-    }
+    return {name: Held(tuple(range(int(mask.sum()))), scores[name][mask]) for name, mask in inputs.items()}

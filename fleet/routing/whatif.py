@@ -107,9 +107,7 @@ def what_if(
     after = extended.decide(jobs, known=[*others, task])
     seen = [
         _Job(*each)
-        for each in zip(
-            jobs.texts, sources, owners or [None] * len(jobs.texts), before, after, strict=True
-        )
+        for each in zip(jobs.texts, sources, owners or [None] * len(jobs.texts), before, after, strict=True)
     ]
     shifts = [_shift(name, task, seen, owners is not None) for name in (*sorted(others), None)]
     first, second = without.decide(own, known=others), extended.decide(own, known=[*others, task])
