@@ -25,9 +25,10 @@ from fleet.registry.store import ROUTER, Registry
 from fleet.router_release import budget_of, routable, router_task
 from fleet.routing.artifact import load_router
 from fleet.routing.evidence import INPUT, pick_rows
-from fleet.routing.fit import fit_router, gather, is_current, read_texts
+from fleet.routing.fit import fit_router, gather, is_current
 from fleet.routing.head import Router
 from fleet.routing.likeness import judge_router
+from fleet.routing.reading import read_texts
 from fleet.routing.whatif import WhatIf, what_if
 from fleet.stores import artifact_cache
 from fleet.ticket import Ticket

@@ -111,8 +111,8 @@ def judge_letters(texts: Mapping[str, Sequence[str]]) -> dict[str, Held]:
     scores = {name: np.full((len(picked), len(texts)), np.nan) for name, picked in chosen.items()}
     for fold in range(FOLDS):
         outside = {name: letters[name][folds[name] != fold] for name in texts}
-        columns = [n for n, name in enumerate(texts) if outside[name].shape[0]]
-        if not columns:
+        columns = np.array([n for n, name in enumerate(texts) if outside[name].shape[0]], np.int64)
+        if not len(columns):
             continue
         seen = [csr_matrix(rows.sum(0)) for rows in outside.values() if rows.shape[0]]
         lexicon = Lexicon.fit(vstack(seen, format="csr").astype(np.float64), np.zeros(BUCKETS))

@@ -24,7 +24,7 @@ def judge_router(router: Router) -> dict[str, Held]:
         except ValueError:  # nothing is left to fit on
             continue
         dense = router.scale.merged(model, corpus.means)
-        columns = [router.tasks.index(name) for name in model.names]
+        columns = np.array([router.tasks.index(name) for name in model.names], np.int64)
         for name, each in router.evidence.items():
             here = np.flatnonzero((np.array(each.folds) == fold) & inputs[name])
             if len(here):
