@@ -29,7 +29,7 @@ from fleet.loaded import EXPERT_BYTES, LoadedExperts
 from fleet.part import Part
 from fleet.profile import Profile
 from fleet.project import Project
-from fleet.registry.store import Registry
+from fleet.registry.store import ROUTER, Registry
 from fleet.registry.version import VersionInfo
 from fleet.roster import Roster
 from fleet.routing.decision import Decision
@@ -89,10 +89,11 @@ class Host:
         self._numbers = count()
 
     @classmethod
-    def open(cls, project: Project, *, weights: Weights = "bf16") -> Host:
-        """The project's champions and router as they are now.
+    def open(cls, project: Project, *, weights: Weights = "bf16", router: int | None = None) -> Host:
+        """The project's champions and router as they are now, or that version of the router.
 
-        Raises ``RegistryError`` when there is no champion at all, ``InputError`` as the constructor does.
+        Raises ``RegistryError`` when there is no champion at all, ``InputError`` as the constructor does or
+        for a version that is not there, ``FleetError`` for one that must not decide.
         """
         registry = open_registry(project)
         roster = Roster.read(registry)
@@ -100,6 +101,7 @@ class Host:
             raise RegistryError(
                 "no task has a champion yet: train some (fleet train-all), or fleet promote one"
             )
+        wished = None if router is None else registry.numbered(ROUTER, router)
         host = cls(
             open_base(project),
             registry,
@@ -108,7 +110,9 @@ class Host:
             weights=weights,
         )
         host.champions = dict(roster.champions)
-        if roster.router is not None:
+        if wished is not None:
+            host.router = host.check_router(wished)
+        elif roster.router is not None:
             try:
                 host.router = host.check_router(roster.router)
             except FleetError as error:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fleet.data.rows import load_task_rows
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 def refit_router(project: Project, registry: Registry, base: Callable[[], Base]) -> str:
     """Fit and promote the router over the present champions; what was done, in a sentence."""
     champions = set(registry.champions()) - {ROUTER}
-    tasks = [task for name in sorted(champions) if (task := _router_task(project, name)) is not None]
+    tasks = routable(project, champions)
     if not tasks:
         return "no task has a champion yet, so there is nothing to route to"
     current = registry.champion(ROUTER)
@@ -48,7 +48,7 @@ def refit_router(project: Project, registry: Registry, base: Callable[[], Base])
     depth = project.config.trunk_layers
     if previous is not None and not is_current(previous, fingerprint(base_folder(project)), depth):
         previous = None
-    budget = _budget(project, [task.name for task in tasks])
+    budget = budget_of(project, [task.name for task in tasks])
     if previous is not None and current is not None and _same(previous, tasks) and previous.budget == budget:
         return f"unchanged, version {current.version} over {len(tasks)} tasks"
     loaded = base()
@@ -82,25 +82,31 @@ def refit_router(project: Project, registry: Registry, base: Callable[[], Base])
     return f"version {info.version} ({digest[:12]}) over {len(tasks)} tasks"
 
 
-def _router_task(project: Project, name: str) -> RouterTask | None:
-    """What the router learns of a task; None for a champion that the project no longer declares."""
-    if name not in project.task_names():
-        return None
-    try:
-        manifest = project.task(name)
-        rows = load_task_rows(project.root, manifest)
-        prompt = task_spec(manifest).prompt
-        texts = [render_job(prompt, row.fields) for row in rows.train]
-    except InputError as error:
-        log.warning("the router leaves out %s: %s", name, error)
-        return None
+def router_task(project: Project, name: str) -> RouterTask:
+    """What the router learns of a task that the project declares. Raises ``InputError``."""
+    manifest = project.task(name)
+    rows = load_task_rows(project.root, manifest)
+    prompt = task_spec(manifest).prompt
+    texts = [render_job(prompt, row.fields) for row in rows.train]
     sources = [row.place for row in rows.train]
     content = json.dumps([texts, manifest.routing.examples], ensure_ascii=False)
     digest = hashlib.sha256(content.encode()).hexdigest()
     return RouterTask(name, texts, list(manifest.routing.examples), digest, sources, manifest.description)
 
 
-def _budget(project: Project, names: list[str]) -> Budget:
+def routable(project: Project, names: Iterable[str]) -> list[RouterTask]:
+    """Of these tasks those that the project still declares, with rows that can be read; sorted."""
+    found = []
+    for name in sorted(set(names) & set(project.task_names())):
+        try:
+            found.append(router_task(project, name))
+        except InputError as error:
+            log.warning("the router leaves out %s: %s", name, error)
+    return found
+
+
+def budget_of(project: Project, names: Iterable[str]) -> Budget:
+    """What the project allows the router over these tasks."""
     own = {name: least for name in names if (least := project.task(name).routing.max_misroute) is not None}
     return Budget(project.config.routing.max_misroute, own)
 

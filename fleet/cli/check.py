@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -18,20 +18,35 @@ YAML = (".yaml", ".yml")
 MORE = re.compile(r"and (\d+) more like this$")
 
 if TYPE_CHECKING:
+    from fleet.data.rows import TaskRows
+    from fleet.manifest import Manifest
     from fleet.project import Project
+
+    Fleet = Mapping[str, tuple[Manifest, TaskRows]]
 
 
 @click.command()
 @click.argument("tasks", nargs=-1, metavar="[TASK]...")
+@click.option(
+    "--router",
+    "with_router",
+    is_flag=True,
+    help="Look for tasks that could not be told apart as the router would, with the base; takes minutes.",
+)
 @json_option
 @pass_invocation
 @click.pass_context
-def check(ctx: click.Context, invocation: Invocation, tasks: tuple[str, ...], as_json: bool) -> None:
+def check(
+    ctx: click.Context, invocation: Invocation, tasks: tuple[str, ...], with_router: bool, as_json: bool
+) -> None:
     """Check manifests and data; report every fault at once.
 
     Looks at fleet.yaml, the promotion policy, every task.yaml and all rows. With TASKs, only faults in
     their files are shown. A fault names file, line, field, rule and value; rows of a file that break the
     same rule share a line, which --json does not do.
+
+    Tasks whose rows the router would confuse are warned about, with rows that collide: by their letters
+    alone, at most 200 rows a task, or with --router by all that the router measures.
 
     Exit codes: 0 no errors (there may be warnings), 2 errors.
     """
@@ -43,13 +58,13 @@ def check(ctx: click.Context, invocation: Invocation, tasks: tuple[str, ...], as
         _known(tasks, names)
         folders = [f"{project.config.tasks.rstrip('/')}/{task}/" for task in tasks]
         smallest, faults = _policy(project)
-        faults += check_project(project, min_effect=smallest)
+        faults += check_project(project, min_effect=smallest, between=_between(project, with_router))
     except InputError as error:
         if not error.faults:
             raise
         names, folders, faults = [], [], list(error.faults)
     if folders:
-        faults = [fault for fault in faults if fault.file.startswith(tuple(folders))]
+        faults = [fault for fault in faults if fault.file.startswith(tuple(folders)) or _pairs(fault, tasks)]
     errors = sum(fault.severity == "error" for fault in faults)
     warnings = len(faults) - errors
     if as_json:
@@ -60,6 +75,31 @@ def check(ctx: click.Context, invocation: Invocation, tasks: tuple[str, ...], as
         summary = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}{checked}"
         click.secho(summary, fg="red" if errors else "green", bold=True)
     ctx.exit(InputError.exit_code if errors else 0)
+
+
+def _between(project: Project, with_router: bool) -> Callable[[Fleet], list[Fault]]:
+    """Finds faults between tasks, whose heavy parts are loaded when there is something to compare."""
+
+    def find(fleet: Fleet) -> list[Fault]:
+        if len(fleet) < 2:
+            return []
+        if not with_router:
+            from fleet.apart import apart_faults
+
+            return apart_faults(fleet)
+        from fleet.router_trial import router_faults
+        from fleet.stores import open_base
+
+        return router_faults(project, open_base(project), fleet)
+
+    return find
+
+
+def _pairs(fault: Fault, tasks: Sequence[str]) -> bool:
+    """Whether it is about two tasks, the second of which was named."""
+    from fleet.apart import PAIR_RULES
+
+    return fault.rule in PAIR_RULES and fault.value in tasks
 
 
 def _policy(project: Project) -> tuple[float, list[Fault]]:

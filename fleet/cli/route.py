@@ -46,6 +46,7 @@ class Wishes:
     explain: bool
     as_json: bool
     weights: Weights
+    router: int | None
 
 
 @click.command()
@@ -66,6 +67,12 @@ class Wishes:
     help="Let the likeliest N answer.",
 )
 @click.option("--explain", is_flag=True, help="Show why: nearest training rows, runner-up, fit, thresholds.")
+@click.option(
+    "--router",
+    type=click.IntRange(min=1),
+    metavar="VERSION",
+    help="Decide as this version of the router would, not its champion. Experts are the champions.",
+)
 @click.option(
     "--weights",
     type=click.Choice(WEIGHTS),
@@ -146,6 +153,10 @@ def route(
         text, file = None, STANDARD_INPUT
     if (text is None) == (file is None):
         raise click.UsageError("Give either TEXT or --file.")
+    if wished.router is not None:
+        for option, given in (("--task", wished.task), ("--address", address)):
+            if given is not None:
+                raise click.UsageError(f"--router does not go with {option}: no router is asked here.")
     if text is not None:
         for option, value in (("--output", output), ("--address", address)):
             if value is not None:
@@ -198,7 +209,8 @@ def _one(invocation: Invocation, text: str, wished: Wishes) -> int:
     (result,) = host.answer([job], top=wished.top)
     explained = host.explain(job) if wished.explain and not result.bad_job else None
     if wished.as_json:
-        print_json({"result": result, **({} if explained is None else {"explained": explained})})
+        by = {} if wished.router is None else {"router_version": wished.router}
+        print_json({"result": result, **by, **({} if explained is None else {"explained": explained})})
     else:
         show_result(result)
         if explained is not None:
@@ -289,7 +301,10 @@ def _write(
 def _host(invocation: Invocation, wished: Wishes) -> Host:
     from fleet.host import Host
 
-    return Host.open(invocation.project(), weights=wished.weights)
+    host = Host.open(invocation.project(), weights=wished.weights, router=wished.router)
+    if wished.router is not None:
+        click.echo(f"router version {wished.router} decides", err=True)
+    return host
 
 
 def _code(result: Result) -> int:

@@ -35,9 +35,8 @@ def promote(
     from fleet.registry import lifecycle
 
     registry = _registry(invocation, task)
-    if version is not None and version not in (there := [info.version for info in registry.versions(task)]):
-        known = ", ".join(map(str, sorted(there)))
-        raise InputError(f"{task} has no version {version}; there are: {known}")
+    if version is not None:
+        registry.numbered(task, version)
     _show(lifecycle.promote(registry, task, version, by=by, reason=reason), as_json)
 
 

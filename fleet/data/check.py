@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from fleet.data.lint import lint_fleet, lint_task
 from fleet.data.rows import TaskRows, collect_task_rows, condense
@@ -22,11 +22,13 @@ def check_project(
     *,
     count_tokens: Callable[[str], int] | None = None,
     min_effect: float = 0.05,
+    between: Callable[[Mapping[str, tuple[Manifest, TaskRows]]], Iterable[Fault]] = lambda fleet: (),
 ) -> list[Fault]:
     """Every fault of the manifests, of their rows, and between tasks; errors and warnings.
 
     ``count_tokens`` counts a text's tokens for the base; without it lengths are estimated.
     ``min_effect`` is the smallest difference that the policy asks the evaluation rows to show.
+    ``between`` finds more faults between tasks, whose rows it is given.
     """
     faults = _project_faults(project)
     fleet: dict[str, tuple[Manifest, TaskRows]] = {}
@@ -44,7 +46,7 @@ def check_project(
         broken = {fault.field for fault in unread} | ({"data.train", "data.eval"} if unread else set())
         faults += [f for f in found if f in unread or f.rule != "empty-split" or f.field not in broken]
         fleet[manifest.task] = (manifest, rows)
-    faults += lint_fleet(fleet)
+    faults += [*lint_fleet(fleet), *between(fleet)]
     return condense(faults)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from fleet.data.balance import balance_faults
 from fleet.data.duplicates import exact_pairs, near_pairs, normal
+from fleet.data.overlap import shared_row_faults
 from fleet.data.rows import Row, TaskRows
 from fleet.data.validity import row_faults
 from fleet.errors import Fault
@@ -36,9 +37,7 @@ def lint_task(
 
 def lint_fleet(fleet: Mapping[str, tuple[Manifest, TaskRows]]) -> list[Fault]:
     """Every fault between tasks."""
-    from fleet.data.overlap import alike_faults, shared_row_faults  # scikit-learn takes a second to import
-
-    return [*shared_row_faults(fleet), *alike_faults(fleet)]
+    return list(shared_row_faults(fleet))
 
 
 def _repeats(manifest: Manifest, rows: TaskRows) -> Iterator[Fault]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet.engine.digest import folder_digest
-from fleet.errors import ArtifactError, DigestError, RegistryError
+from fleet.errors import ArtifactError, DigestError, InputError, RegistryError
 from fleet.registry.door import as_uri, ensure_store, enter, is_missing, is_server, speaking
 from fleet.registry.package import write_model
 from fleet.registry.version import Kind, VersionInfo, version_info
@@ -210,6 +210,14 @@ class Registry:
         with self._asking(f"read version {number} of {task}") as client:
             found = client.get_model_version(task, str(number))
             return version_info(found, found.aliases)
+
+    def numbered(self, task: str, number: int) -> VersionInfo:
+        """A version that a person asked for. Raises ``InputError`` with those that are there."""
+        known = {info.version: info for info in self.versions(task)}
+        if number not in known:
+            there = ", ".join(map(str, sorted(known))) or "none"
+            raise InputError(f"{task} has no version {number}; there are: {there}")
+        return known[number]
 
     def champion(self, task: str) -> VersionInfo | None:
         """Who the champion alias names at this moment."""

@@ -158,3 +158,26 @@ def test_faults_of_the_policy_and_of_fleet_yaml(fleet: Path) -> None:
     code, found = check(fleet)
     assert code == 2
     assert {fault["line"] for fault in found["faults"]} == {2, 3}  # type: ignore[attr-defined]
+
+
+def test_tasks_that_are_copies_are_a_warning_with_colliding_rows(tmp_path: Path) -> None:
+    (tmp_path / "fleet.yaml").write_text("name: twins\n")
+    rows = [
+        json.dumps({"text": f"kettle {n} of {n * n}", "label": "good" if n % 2 else "bad"}) + "\n"
+        for n in range(20)
+    ]
+    for name in ("alpha", "beta"):
+        folder = tmp_path / "tasks" / name
+        folder.mkdir(parents=True)
+        (folder / "task.yaml").write_text(TASK.format(name=name, more=""))
+        (folder / "train.jsonl").write_text("".join(rows))
+        (folder / "eval.jsonl").write_text(json.dumps({"text": f"a pot for {name}", "label": "bad"}) + "\n")
+    for named in ((), ("alpha",), ("beta",)):
+        code, found = check(tmp_path, *named)
+        assert (code, found["errors"]) == (0, 0), found
+        (alike,) = [f for f in found["faults"] if f["rule"] == "tasks-alike"]  # type: ignore[attr-defined]
+        assert alike["severity"] == "warning"
+        assert "100% of the first" in alike["message"]
+        assert "they share 20 training rows" in alike["message"]
+        for file in ("tasks/alpha/train.jsonl:", "tasks/beta/train.jsonl:"):
+            assert alike["message"].count(file) == 3

@@ -28,6 +28,7 @@ class Parrot:
         self.asked: list[str] = []
         self.stop_after: int | None = None
         self.weights: Weights = "bf16"
+        self.router: int | None = None
 
     def answer(self, jobs: Sequence[Job], *, top: int = 1) -> list[Result]:
         if self.stop_after is not None and len(self.asked) >= self.stop_after:
@@ -75,9 +76,9 @@ def parrot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parrot:
     monkeypatch.chdir(tmp_path)
     host = Parrot()
 
-    def opened(project: Project, *, weights: Weights = "bf16") -> Parrot:
+    def opened(project: Project, *, weights: Weights = "bf16", router: int | None = None) -> Parrot:
         assert project.config.name == "small"
-        host.weights = weights
+        host.weights, host.router = weights, router
         return host
 
     monkeypatch.setattr(Host, "open", opened)
@@ -119,6 +120,8 @@ def test_one_text(parrot: Parrot, arguments: list[str], code: int, words: list[s
         ([], 2, "TEXT or --file"),
         (["fine", "--file", "-"], 2, "TEXT or --file"),
         (["fine", "--output", "out.jsonl"], 2, "--output goes with --file"),
+        (["fine", "--router", "2", "--task", "intent"], 2, "--router does not go with --task"),
+        (["--file", "-", "--router", "2", "--address", "auto"], 2, "--router does not go with --address"),
         (["--file", "absent.jsonl"], 2, "absent.jsonl"),
     ],
 )
@@ -142,6 +145,15 @@ LINES = [
     {"text": "odd"},
     {"id": 7, "fields": {"text": "both"}, "task": "intent"},
 ]
+
+
+def test_another_version_of_the_router_decides_and_is_named(parrot: Parrot) -> None:
+    ran = route("odd", "--router", "2", "--json")
+    assert parrot.router == 2
+    assert json.loads(ran.stdout)["router_version"] == 2
+    many = route("--file", "-", "--router", "4", stdin='{"text": "fine"}\n')
+    assert parrot.router == 4
+    assert "router version 4 decides" in many.stderr
 
 
 def jsonl(values: Sequence[object]) -> str:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet.apart import apart_faults
 from fleet.data.balance import detectable_difference, paired_rows_needed
 from fleet.data.check import check_project
 from fleet.data.duplicates import NEAR, near_pairs, shingles
-from fleet.data.lint import lint_fleet, lint_task
+from fleet.data.lint import lint_task
 from fleet.data.rows import Row, TaskRows
 from fleet.manifest import Manifest
 from fleet.project import Project
@@ -111,15 +112,28 @@ def test_tasks_with_the_same_kind_of_jobs_look_alike() -> None:
     parcels = [f"where is parcel {i} that you sent on day {i}" for i in range(30)]
     recipes = [f"stir {i} eggs with butter and sugar until {i} bubbles rise" for i in range(30)]
     shipping = [f"where is parcel {i} that you sent on day {i}" for i in range(100, 130)]
-    apart = {
-        "a": (task("a1"), rows(parcels[:20], parcels[20:])),
-        "b": (task("b1"), rows(recipes[:20], recipes[20:])),
+    apart = {"a": (task("a1"), rows(parcels, [])), "b": (task("b1"), rows(recipes, []))}
+    assert apart_faults(apart) == []
+    alike = {**apart, "c": (task("c1"), rows(shipping, []))}
+    (fault,) = apart_faults(alike)
+    assert (fault.rule, fault.file, fault.value) == ("tasks-alike", "tasks/a1/task.yaml", "c")
+    assert fault.severity == "warning"
+    assert fault.message.count("where is parcel") == 6
+    assert "train.jsonl:" in fault.message
+
+
+def test_a_row_in_two_tasks_is_named_with_both_its_places() -> None:
+    parcels = [f"where is parcel {i} that you sent on day {i}" for i in range(30)]
+    recipes = [f"stir {i} eggs with butter and sugar until {i} bubbles rise" for i in range(30)]
+    fleet = {
+        "a": (task("a1"), rows(parcels, [])),
+        "b": (task("b1"), rows([*recipes, "Where is parcel 7, that you sent on DAY 7?"], [])),
     }
-    assert lint_fleet(apart) == []
-    alike = {**apart, "c": (task("c1"), rows(shipping[:20], shipping[20:]))}
-    assert [(f.rule, f.file, f.value) for f in lint_fleet(alike)] == [
-        ("tasks-alike", "tasks/a1/task.yaml", "c")
-    ]
+    (fault,) = apart_faults(fleet)
+    assert (fault.rule, fault.severity) == ("rows-in-two-tasks", "warning")
+    assert "share 1 training row" in fault.message
+    assert "train.jsonl:8 'where is parcel 7 that you sent on day 7'" in fault.message
+    assert "train.jsonl:31 'where is parcel 7, that" in fault.message
 
 
 def test_generation_may_answer_the_same_input_in_two_ways() -> None:
@@ -133,5 +147,5 @@ def test_generation_may_answer_the_same_input_in_two_ways() -> None:
 
 
 def test_the_starter_tasks_have_no_fault_but_their_size() -> None:
-    found = check_project(Project.find(ROOT))
+    found = check_project(Project.find(ROOT), between=apart_faults)
     assert [str(fault) for fault in found if fault.rule != "eval-too-small"] == []
