@@ -81,9 +81,9 @@ class ReplicaBackend:
                 async for attempt in _retrying():
                     with attempt:
                         left = max(0.001, over - clock())
-                        with _called(self._replicas.answer, jobs, top, left) as response:
-                            results: list[Result] = await response
-                        return results
+                        with _called(self._streaming.answer, jobs, top, left) as response:
+                            results: list[list[Result]] = [item async for item in response]
+                        return results[0]
         except TimeoutError:
             return [_late(job) for job in jobs]
         except BackPressureError:

@@ -64,8 +64,12 @@ class Replica:
         self._talking = asyncio.create_task(self._talk(roster.name))
         self._telling = asyncio.create_task(self._tell())
 
-    async def answer(self, jobs: Sequence[Job], top: int = 1, seconds: float | None = None) -> list[Result]:
-        return await self._awaited.answer(jobs, top=top, seconds=seconds)
+    async def answer(
+        self, jobs: Sequence[Job], top: int = 1, seconds: float | None = None
+    ) -> AsyncIterator[list[Result]]:
+        """All results at once, as a stream of one item: of a plain call by gRPC, Serve's router hears nothing
+        before its end, and would send the next ones to the same replica."""
+        yield await self._awaited.answer(jobs, top=top, seconds=seconds)
 
     async def stream(self, job: Job, seconds: float | None = None) -> AsyncIterator[str | Result]:
         async for item in self._awaited.stream(job, seconds=seconds):
