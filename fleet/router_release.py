@@ -17,7 +17,7 @@ from fleet.data.rows import load_task_rows
 from fleet.engine.base import Base
 from fleet.engine.base_folder import fingerprint
 from fleet.engine.prompt import render_job
-from fleet.errors import ArtifactError, InputError
+from fleet.errors import ArtifactError, DataError, InputError
 from fleet.project import Project
 from fleet.recipe import task_spec
 from fleet.registry.lifecycle import promote
@@ -91,7 +91,11 @@ def router_task(project: Project, name: str) -> RouterTask:
     sources = [row.place for row in rows.train]
     content = json.dumps([texts, manifest.routing.examples], ensure_ascii=False)
     digest = hashlib.sha256(content.encode()).hexdigest()
-    return RouterTask(name, texts, list(manifest.routing.examples), digest, sources, manifest.description)
+    examples = list(manifest.routing.examples)
+    try:
+        return RouterTask(name, texts, examples, digest, sources, manifest.description)
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def routable(project: Project, names: Iterable[str]) -> list[RouterTask]:

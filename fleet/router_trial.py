@@ -25,10 +25,11 @@ from fleet.registry.store import ROUTER, Registry
 from fleet.router_release import budget_of, routable, router_task
 from fleet.routing.artifact import load_router
 from fleet.routing.evidence import INPUT, pick_rows
-from fleet.routing.fit import fit_router, gather, is_current
+from fleet.routing.fit import gather, is_current, lay_ground
 from fleet.routing.head import Router
 from fleet.routing.likeness import judge_router
 from fleet.routing.reading import read_texts
+from fleet.routing.task import RouterTask
 from fleet.routing.whatif import WhatIf, what_if
 from fleet.stores import artifact_cache
 from fleet.ticket import Ticket
@@ -75,15 +76,8 @@ def try_task(
     champions = set(registry.champions()) - {ROUTER}
     if not champions - {task}:
         raise InputError(f"no other task has a champion, so {task} could take no traffic: fleet train-all")
-    current, version = _champion(project, registry, base)
     others = champions - {task}
-    if current is None or not others & set(current.tasks):
-        log.info("router: fitting one over the present champions")
-        tasks, version = routable(project, others), None
-        if not tasks:
-            raise InputError(f"none of the champions but {task} is a task of this project any more")
-        budget = budget_of(project, [each.name for each in tasks])
-        current = fit_router(base, tasks, depth=project.config.trunk_layers, budget=budget)
+    current, version = _present(project, registry, base, others)
     held = current.evidence.get(task)
     if held is None or held.digest != learned.data_digest:
         held = gather(base, current.ground, learned)
@@ -121,7 +115,7 @@ def router_faults(
     tasks = routable(project, fleet)
     if len(tasks) < 2:
         return []
-    router = fit_router(base, tasks, depth=project.config.trunk_layers)
+    router = _fitted(project, base, tasks)
     picks = {each.name: pick_rows(each.texts, each.examples, each.sources) for each in tasks}
     inputs = {name: [pick for pick in rows if pick.kind == INPUT] for name, rows in picks.items()}
     return collision_faults(
@@ -131,6 +125,25 @@ def router_faults(
         judge_router(router),
         "states and letters",
     )
+
+
+def _present(project: Project, registry: Registry, base: Base, others: set[str]) -> tuple[Router, int | None]:
+    """The router that decides now, and its version; without one that can, one over the ``others``."""
+    current, version = _champion(project, registry, base)
+    if current is not None and others & set(current.tasks):
+        return current, version
+    log.info("router: fitting one over the present champions")
+    tasks = routable(project, others)
+    if not tasks:
+        raise InputError("no champion of another task is declared in this project any more: fleet train-all")
+    return _fitted(project, base, tasks), None
+
+
+def _fitted(project: Project, base: Base, tasks: Sequence[RouterTask]) -> Router:
+    """As it decides; without the attacks that one is tried with before it is registered."""
+    ground = lay_ground(base, project.config.trunk_layers)
+    evidence = {task.name: gather(base, ground, task) for task in tasks}
+    return Router.build(ground, evidence, budget_of(project, evidence))
 
 
 def _champion(project: Project, registry: Registry, base: Base) -> tuple[Router | None, int | None]:

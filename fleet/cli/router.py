@@ -21,7 +21,7 @@ SHOWN = 3
 
 @click.group()
 def router() -> None:
-    """Fit the router, which finds the task of a job, and try it with one task more."""
+    """Fit the router, which finds the task of a job, or try a task."""
 
 
 @router.command()
