@@ -1,0 +1,134 @@
+"""Budget, calibration, flips and the gate of routers on made-up scores: what is promised is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from fleet.registry.policy import Policy
+from fleet.routing.budget import Budget, Judged, set_thresholds
+from fleet.routing.calibrate import Scale, calibrate, calibration_error
+from fleet.routing.heldout import Changed, HeldOut, Views
+from fleet.routing.report import fares, figures
+from fleet.routing.stability import WAYS, flips
+
+NAMES = ("alpha", "beta", "gamma")
+
+
+def views(rows: int, truth: np.ndarray | None, seed: int, sure: float = 6.0) -> Views:
+    """Scores that favour the truth by so much, in every view; far below zero where there is none."""
+    random = np.random.default_rng(seed)
+    found = []
+    for scale in (1.0, 1.5, 0.2):
+        scores = random.normal(0, 4 * scale, (rows, len(NAMES)))
+        if truth is None:
+            scores -= 8 * scale
+        else:
+            scores[np.arange(rows), truth] += sure * scale
+        found.append(scores)
+    return Views(*found)
+
+
+def held_out(rows: int, seed: int, sure: float = 6.0) -> HeldOut:
+    truth = np.random.default_rng(seed).integers(0, len(NAMES), rows)
+    few = min(rows, 50)
+    ways = np.zeros(few, np.int32)
+    before = views(few, truth[:few], seed + 1)
+    return HeldOut(
+        views(rows, truth, seed + 2, sure),
+        truth,
+        np.ones(rows, bool),
+        views(200, None, seed + 3),
+        Changed(before, before, ways, truth[:few]),
+    )
+
+
+@pytest.mark.parametrize("budget", [0.01, 0.02, 0.05, 0.1])
+def test_rows_that_nobody_saw_keep_the_budget(budget: float) -> None:
+    held, fresh = held_out(4000, 1), held_out(20_000, 100)
+    scale = calibrate(held)
+    thresholds = set_thresholds(held, scale, NAMES, Budget(budget))
+    rows = Judged.of(scale.fused(fresh.views), scale, fresh.truth)
+    routed = rows.routed(thresholds, NAMES)
+    wrong = int((routed & ~rows.right).sum())
+    assert thresholds.kept
+    assert routed.mean() > 0.05
+    assert binomtest(wrong, int(routed.sum())).proportion_ci(0.99).low <= budget
+
+
+def test_a_larger_budget_routes_more_and_a_stricter_task_less() -> None:
+    held = held_out(4000, 1)
+    scale = calibrate(held)
+
+    def coverage(budget: Budget) -> dict[str, float]:
+        thresholds = set_thresholds(held, scale, NAMES, budget)
+        assert set(thresholds.tasks) == set(budget.tasks)
+        found = fares(held, scale, NAMES, thresholds, budget)
+        return {name: found[name].coverage for name in NAMES} | {
+            "all": figures(held, scale, NAMES, thresholds)["cv_coverage"]
+        }
+
+    lax, strict, one = coverage(Budget(0.1)), coverage(Budget(0.02)), coverage(Budget(0.1, {"beta": 0.01}))
+    assert strict["all"] < lax["all"]
+    assert one["beta"] < lax["beta"]
+    assert one["alpha"] >= lax["alpha"] - 0.05
+
+
+def test_too_few_rows_promise_nothing_and_say_so() -> None:
+    held = held_out(20, 5)
+    thresholds = set_thresholds(held, calibrate(held), NAMES, Budget(0.01))
+    assert not thresholds.kept
+    assert "too few" in thresholds.origin
+    none = HeldOut(
+        Views(*(np.empty((0, 3)) for _ in range(3))),
+        np.empty(0, np.int64),
+        np.empty(0, bool),
+        views(5, None, 1),
+        Changed(views(0, None, 1), views(0, None, 1), np.empty(0, np.int32), np.empty(0, np.int64)),
+    )
+    assert not set_thresholds(none, calibrate(none), NAMES, Budget()).kept
+
+
+def test_a_view_that_says_nothing_gets_no_weight_and_chances_are_calibrated() -> None:
+    held = held_out(4000, 1)
+    noise = np.random.default_rng(9).normal(0, 5, held.views.letters.shape)
+    scale = calibrate(HeldOut(
+        Views(held.views.means, held.views.states, noise),
+        held.truth, held.inputs, held.background, held.changed,
+    ))  # fmt: skip
+    assert scale.means + scale.states == pytest.approx(1)
+    assert scale.letters < 0.1
+    fresh = held_out(20_000, 100)
+    scale = calibrate(held)
+    rows = Judged.of(scale.fused(fresh.views), scale, fresh.truth)
+    assert calibration_error(rows.top, rows.right) < 0.02
+    assert calibration_error(np.full(100, 0.9), np.zeros(100, bool)) == pytest.approx(0.9)
+
+
+def test_flips_are_counted_by_way_and_astray_only_where_a_wrong_task_answers() -> None:
+    scale = Scale(temperature=1.0, means=1.0, states=0.0, letters=0.0)
+    held = held_out(2000, 3, sure=20.0)
+    thresholds = set_thresholds(held, scale, NAMES, Budget(0.05))
+    sure = np.full((4, 3), -50.0)
+    sure[:, 0] = 60.0
+    other, nowhere = sure[:, [1, 0, 2]], np.full((4, 3), -500.0)
+    mixed = np.stack([sure[0], other[0], nowhere[0], sure[0]])
+    blank = np.zeros((4, 3))
+    ways = np.array([0, 0, 1, 1], np.int32)
+    truth = np.zeros(4, np.int64)
+    changed = Changed(Views(sure, blank, blank), Views(mixed, blank, blank), ways, truth)
+    found = flips(changed, scale, NAMES, thresholds)
+    first, second = (WAYS[n].replace(" ", "_") for n in (0, 1))
+    assert (found[f"flip_{first}"], found[f"astray_{first}"]) == (0.5, 0.5)
+    assert (found[f"flip_{second}"], found[f"astray_{second}"]) == (0.5, 0.0)
+    assert (found["flip_rate"], found["astray_rate"]) == (0.5, 0.25)
+
+
+def test_the_policy_names_what_a_router_does_not_withstand() -> None:
+    gate = Policy().router
+    assert gate.faults({"flip_rate": 0.1, "astray_rate": 0.0, "attack_success": 0.0}) == []
+    assert gate.faults({}) == []
+    (fault,) = gate.faults({"flip_rate": 0.9})
+    assert "router.max_flip_rate" in fault
+    assert "0.900" in fault
