@@ -14,10 +14,12 @@ from fleet.engine.gemma import Gemma
 from fleet.engine.prompt import Renderer
 from fleet.engine.trunk import run_trunk
 from fleet.routing.artifact import load_router, save_router
+from fleet.routing.evidence import pick_rows
 from fleet.routing.explain import explain
 from fleet.routing.fit import fit_router
 from fleet.routing.head import Router
 from fleet.routing.reading import Readings
+from fleet.routing.stability import WAYS, pick_changes
 from fleet.routing.task import RouterTask
 
 DIGITS = [f"{n} {n * 7} {n * n} {n + 3}" for n in range(30)]
@@ -85,6 +87,28 @@ def test_another_base_or_depth_is_fitted_from_nothing(base: Base, router: Router
     shallow = fit_router(base, [task("digits", DIGITS)], previous=router, depth=3)
     assert shallow.taps == (2, 3)
     assert np.isfinite(shallow.dense.weights).all()
+
+
+def test_every_fit_tries_changes_and_attacks(router: Router) -> None:
+    changes = router.evidence["russian"].changes
+    assert changes is not None
+    assert len(changes.rows) == len(changes.ways) == changes.grams.shape[0] > 50
+    assert {WAYS[way] for way in changes.ways} >= {"typos", "whitespace", "truncation", "emoji"}
+    for name in ("flip_rate", "astray_rate", "flip_whitespace", "attack_success", "attack_unrouted"):
+        assert 0 <= router.metrics[name] <= 1, name
+    assert not any(name.startswith("attack") for name in router.remove("russian").metrics)
+
+
+def test_another_language_is_an_input_of_the_same_fold(base: Base) -> None:
+    texts = [f"{n} parcels arrived" for n in range(12)] + [f"{n} посылок пришло" for n in range(12)]
+    picks = pick_rows(texts, [], [""] * len(texts))
+    languages = ["ru" if "посылок" in pick.text else "en" for pick in picks]
+    found = [each for each in pick_changes(picks, languages) if WAYS[each[1]] == "another language"]
+    assert found
+    for origin, _, text in found:
+        other = next(n for n, pick in enumerate(picks) if pick.text == text)
+        assert languages[origin] != languages[other]
+        assert picks[origin].fold == picks[other].fold
 
 
 def test_bad_calls_are_refused(base: Base) -> None:
