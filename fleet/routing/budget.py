@@ -29,11 +29,13 @@ FOREIGN = 0.05
 """Share of jobs that fit no task, as the budget reckons: half like the background, half like other tasks."""
 CONFIDENCE = 0.9
 """Of the bounds, one-sided; intervals that are shown have 95 %."""
-EVEN = 0.5
-"""A task below this probability is never routed to: all others together are as likely."""
+EVEN = 0.51
+"""A task below this probability is never routed to: all others together are about as likely."""
 REFUSALS = (0.05, 0.1, 0.15, 0.2, 0.3)
 """Shares of held-out jobs that the fit threshold may cost: the candidates. The least is spent whatever the
 budget: a job that fits nothing should be told so, not asked back."""
+SURE = 0.9
+"""Probability that is asked for where held-out rows show nothing."""
 LEVELS = 200
 """Candidates for the probability."""
 SET_MISSES = 0.1
@@ -130,7 +132,8 @@ def set_thresholds(held: HeldOut, scale: Scale, names: Sequence[str], budget: Bu
 def _search(rows: Judged, strangers: Sequence[Judged], budget: float) -> tuple[float, float, bool]:
     """Fit and probability thresholds of the largest coverage, and whether they are shown to keep it.
 
-    Where too few rows are held out to show anything, the rate itself must keep the budget.
+    Where too few rows are held out to show anything, the rate itself must keep the budget; where not even
+    that does, a task must be ``SURE``.
     """
     levels = np.unique(np.concatenate([[EVEN], np.quantile(rows.top, np.linspace(0, 1, LEVELS))]))
     levels = levels[levels >= EVEN]
@@ -145,7 +148,7 @@ def _search(rows: Judged, strangers: Sequence[Judged], budget: float) -> tuple[f
                 best, found = int(routed[most]), (fit, float(levels[most]))
         if found is not None:
             return *found, bound
-    return float(np.quantile(rows.fit, REFUSALS[-1])), float(levels[-1]), False
+    return float(np.quantile(rows.fit, REFUSALS[0])), SURE, False
 
 
 def _paths(
@@ -209,7 +212,8 @@ def _choice(true_chances: Doubles) -> float:
 
 
 def _rate(hits: NDArray[np.int64], of: NDArray[np.int64]) -> Doubles:
-    return np.asarray(hits / np.maximum(of, 1))
+    """With half a hit and half a miss more (Jeffreys): one row that went well shows nothing."""
+    return np.asarray((hits + 0.5) / (of + 1))
 
 
 def _upper(hits: NDArray[np.int64], of: NDArray[np.int64]) -> Doubles:

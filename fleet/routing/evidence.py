@@ -22,6 +22,8 @@ LIMIT = 512
 """Inputs kept of a task."""
 CROSSINGS = 4
 """Inputs that each routing example is put beside."""
+SHARE = 4
+"""One changed input is learned from for so many rows, at most."""
 SNIPPET = 120
 FOLDS = 5
 
@@ -78,12 +80,14 @@ class Evidence:
     def learned(self) -> tuple[Bytes, csr_matrix, NDArray[np.int64]]:
         """Rows, n-grams and folds of all that is learned from: the rows, and those changed a little."""
         folds = np.array(self.folds, np.int64)
-        if self.changes is None:
+        if self.changes is None or len(self.rows) < SHARE:
             return self.rows, self.grams, folds
+        step = -(-len(self.changes.rows) // (len(self.rows) // SHARE))
+        some = np.arange(0, len(self.changes.rows), step)
         return (
-            np.concatenate([self.rows, self.changes.rows]),
-            vstack([self.grams, self.changes.grams], format="csr"),
-            np.concatenate([folds, folds[self.changes.origins]]),
+            np.concatenate([self.rows, self.changes.rows[some]]),
+            vstack([self.grams, self.changes.grams[some]], format="csr"),
+            np.concatenate([folds, folds[self.changes.origins[some]]]),
         )
 
     def __post_init__(self) -> None:
