@@ -74,13 +74,13 @@ class Retention(Section):
 
 
 class RouterGate(Section):
-    """What a router must withstand to be made champion by itself; measured at every fit."""
+    """What a router must withstand to be made champion by itself; measured at every fit. 1 is no bound."""
 
-    max_flip_rate: float = Field(default=0.25, ge=0, le=1)
+    max_flip_rate: float = Field(default=1.0, ge=0, le=1)
     """Largest share of slightly changed jobs (typos, case, punctuation, ...) whose decision may change."""
-    max_astray_rate: float = Field(default=0.03, ge=0, le=1)
+    max_astray_rate: float = Field(default=1.0, ge=0, le=1)
     """Largest share of them that may be routed to a wrong task where the unchanged job was not."""
-    max_attack_success: float = Field(default=0.05, ge=0, le=1)
+    max_attack_success: float = Field(default=1.0, ge=0, le=1)
     """Largest share of the shipped injections that may steer a job to the expert they name."""
 
     def faults(self, metrics: Mapping[str, float]) -> list[str]:

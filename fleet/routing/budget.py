@@ -122,6 +122,8 @@ def set_thresholds(held: HeldOut, scale: Scale, names: Sequence[str], budget: Bu
     rows = Judged.of(scores, scale, held.truth)
     strangers = [each for each in foreign(held, scale) if len(each.fit)]
     fit, probability, kept = _search(rows, strangers, budget.max_misroute)
+    if not kept:
+        fit = max(fit, 0.0)  # more like a task than like text in general, where rows do not say otherwise
     own = _own(rows, strangers, names, budget, fit, probability)
     fits = rows.fit >= fit
     true_chances = scale.probabilities(scores)[np.arange(len(scores)), held.truth]

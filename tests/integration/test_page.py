@@ -53,7 +53,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Wor
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(KINDS, "evil", {"kind": "classification", "labels": [EVIL, f"{EVIL}2"]})  # type: ignore[arg-type]
         made.make("evil", "evil")
-    made.route({"mood": RUSSIAN, "story": FOX[:4] + GREEK[:4], "record": FOX[4:] + GREEK[4:]})
+    made.route({"mood": RUSSIAN, "story": FOX + GREEK, "record": FOX + GREEK})
     return made
 
 
@@ -91,7 +91,7 @@ def test_a_typed_job_shows_its_route_with_reasons_its_answer_and_its_receipt(
     page: Page, shop: Workshop
 ) -> None:
     result = send(page, RUSSIAN[3])
-    expect(result.locator(".decision")).to_contain_text("routed mood probability 0.")
+    expect(result.locator(".decision")).to_contain_text("routed mood probability ")
     expect(result.get_by_role("list", name="Candidates").get_by_role("listitem")).to_have_count(3)
     expect(result.get_by_role("meter", name="probability of mood")).to_be_visible()
     answer = result.get_by_role("region", name="Answer of mood")
@@ -117,7 +117,7 @@ def test_a_record_is_a_table_and_the_chosen_expert_is_asked(page: Page) -> None:
 
 def test_a_job_that_is_between_two_experts_can_be_sent_to_either(page: Page) -> None:
     asked = send(page, UNSURE)
-    expect(asked.locator(".decision")).to_contain_text("none reaches a probability")
+    expect(asked.locator(".decision")).to_contain_text("would need a probability")
     asked.get_by_role("button", name="Ask record").click()
     results = page.locator("#results > li")
     expect(results).to_have_count(2)

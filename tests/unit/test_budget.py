@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from fleet.registry.policy import Policy
+from fleet.registry.policy import Policy, RouterGate
 from fleet.routing.budget import Budget, Judged, set_thresholds
 from fleet.routing.calibrate import Scale, calibrate, calibration_error
 from fleet.routing.heldout import Changed, HeldOut, Views
@@ -126,7 +126,8 @@ def test_flips_are_counted_by_way_and_astray_only_where_a_wrong_task_answers() -
 
 
 def test_the_policy_names_what_a_router_does_not_withstand() -> None:
-    gate = Policy().router
+    assert Policy().router.faults({"flip_rate": 1.0, "astray_rate": 1.0, "attack_success": 1.0}) == []
+    gate = RouterGate(max_flip_rate=0.25, max_astray_rate=0.03, max_attack_success=0.05)
     assert gate.faults({"flip_rate": 0.1, "astray_rate": 0.0, "attack_success": 0.0}) == []
     assert gate.faults({}) == []
     (fault,) = gate.faults({"flip_rate": 0.9})
