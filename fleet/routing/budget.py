@@ -134,8 +134,8 @@ def set_thresholds(held: HeldOut, scale: Scale, names: Sequence[str], budget: Bu
 def _search(rows: Judged, strangers: Sequence[Judged], budget: float) -> tuple[float, float, bool]:
     """Fit and probability thresholds of the largest coverage, and whether they are shown to keep it.
 
-    Where too few rows are held out to show anything, the rate itself must keep the budget; where not even
-    that does, a task must be ``SURE``.
+    Where held-out rows cannot show it, the rate among the tasks' own rows must keep the budget; where not
+    even that does, a task must be ``SURE``.
     """
     levels = np.unique(np.concatenate([[EVEN], np.quantile(rows.top, np.linspace(0, 1, LEVELS))]))
     levels = levels[levels >= EVEN]
@@ -143,7 +143,7 @@ def _search(rows: Judged, strangers: Sequence[Judged], budget: float) -> tuple[f
         best, found = 0, None
         for refused in REFUSALS:
             fit = float(np.quantile(rows.fit, refused))
-            routed, shares = _paths(rows, strangers, fit, levels, bound=bound)
+            routed, shares = _paths(rows, strangers if bound else (), fit, levels, bound=bound)
             kept = np.flatnonzero((shares <= budget) & (routed > best))
             if len(kept):
                 most = kept[np.argmax(routed[kept])]
