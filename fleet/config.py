@@ -38,6 +38,8 @@ class RoutingDefaults(Section):
 
     max_misroute: float = Field(default=0.05, gt=0, lt=1)
     """Greatest share of routed jobs that may go to a wrong task; a task may be stricter."""
+    out_of_scope: float = Field(default=0.05, ge=0, lt=1)
+    """Share of jobs that fit no task, as you expect: the more, the surer the router must be."""
 
 
 class FleetConfig(Declared):

@@ -196,7 +196,8 @@ class Host:
         if ticket.refused:
             raise JobError(ticket.refused.reason)
         (state,) = run_trunk(self._models.reader, self._depth, [ticket.ids], taps=router.taps)
-        return explain(router, Readings.of([state], [ticket.text], router.taps), neighbours=neighbours)
+        read = Readings.of([state], [ticket.text], router.taps)
+        return explain(router, read, neighbours=neighbours, known=self.champions)
 
     def _load(self, infos: Sequence[VersionInfo]) -> None:
         for info in {info.key: info for info in infos}.values():

@@ -22,7 +22,7 @@ from fleet.job import FaultCode, Job, Result
 from fleet.pace import Pace
 from fleet.profile import Profile
 from fleet.roster import Roster
-from fleet.routing.shift import expected_abstentions
+from fleet.routing.shift import Expected, expected_abstentions
 from fleet.routing.tally import Decided
 from fleet.shadow import Shadow
 from fleet.ticket import Ticket
@@ -78,7 +78,7 @@ class LiveState:
     challengers: tuple[ChallengerStanding, ...] = ()
     decided: Decided | None = None
     """What the router has decided here."""
-    expected: tuple[float, int] = (0.0, 0)
+    expected: Expected | None = None
     """Share of abstentions that its fit expects, and the rows that this was measured on."""
 
 

@@ -112,7 +112,8 @@ def routable(project: Project, names: Iterable[str]) -> list[RouterTask]:
 def budget_of(project: Project, names: Iterable[str]) -> Budget:
     """What the project allows the router over these tasks."""
     own = {name: least for name in names if (least := project.task(name).routing.max_misroute) is not None}
-    return Budget(project.config.routing.max_misroute, own)
+    routing = project.config.routing
+    return Budget(routing.max_misroute, own, routing.out_of_scope)
 
 
 def _same(previous: Router, tasks: list[RouterTask]) -> bool:

@@ -17,6 +17,9 @@ from fleet.engine.gemma import Gemma
 BATCH_TOKENS = 4096
 """Tokens of one trunk pass: enough to keep the matrix products busy, little enough to fit anywhere."""
 
+POOLED_TOKENS = 1024
+"""Tokens of a text, the first ones, that its pooled states are of: as much in serving as in fitting."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrunkState:
@@ -29,8 +32,8 @@ class TrunkState:
     keys: tuple[tuple[Tensor, Tensor], ...]
     """Per trunk layer ``(k, v)``, each ``[T, kv_heads * head_dim]``."""
     pooled: Mapping[int, Tensor]
-    """Per tapped layer fp32 ``[2 * D]``: mean and standard deviation over the text's tokens, ``<bos>``
-    left out."""
+    """Per tapped layer fp32 ``[2 * D]``: mean and standard deviation over the text's first
+    ``POOLED_TOKENS`` tokens, ``<bos>`` left out."""
 
 
 def run_trunk(
@@ -74,7 +77,8 @@ def _run(model: Gemma, depth: int, jobs: Sequence[Sequence[int]], taps: Sequence
         if stop in taps:
             for mine, part in zip(pooled, h.split(lengths), strict=True):
                 # A job that is <bos> alone has no text; its mean is <bos> itself.
-                spread, mean = torch.std_mean((part[1:] if len(part) > 1 else part).float(), 0, correction=0)
+                text = part[1 : 1 + POOLED_TOKENS] if len(part) > 1 else part
+                spread, mean = torch.std_mean(text.float(), 0, correction=0)
                 mine[stop] = torch.cat([mean, spread])
     rows_k = [k.split(lengths) for k, _ in collected]
     rows_v = [v.split(lengths) for _, v in collected]

@@ -10,10 +10,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_matrix
@@ -23,12 +24,13 @@ from fleet.errors import ArtifactError, DigestError
 from fleet.routing.budget import Budget, Thresholds
 from fleet.routing.calibrate import Scale
 from fleet.routing.discriminant import Discriminant
-from fleet.routing.evidence import Changes, Evidence
-from fleet.routing.features import Frame
+from fleet.routing.evidence import EXAMPLE, FOLDS, INPUT, Changes, Evidence
+from fleet.routing.features import LIMIT, Bytes, Frame
 from fleet.routing.head import Ground, Router
 from fleet.routing.lexical import BUCKETS, Lexicon
 from fleet.routing.report import Fare
 from fleet.routing.span import Span
+from fleet.routing.stability import WAYS
 from fleet.routing.statistics import Corpus
 
 __all__ = ["load_router", "save_router"]
@@ -103,49 +105,83 @@ def load_router(folder: Path, *, digest: str | None = None) -> Router:
             f"{digest[:12]}; promote another version or fit it again (fleet router fit)"
         )
     try:
-        card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-        if not isinstance(card, dict) or card.get("format") != FORMAT:
-            raise ValueError(f"this release reads format {FORMAT}")
-        return _router(card, load_file(folder / TENSOR_FILE))
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(
-            f"the router in {folder.name} cannot be used ({error}): fit it again (fleet router fit)"
-        ) from error
+        text = (folder / CARD_FILE).read_bytes()
+        if (found_format := _Format.model_validate_json(text).format) != FORMAT:
+            raise ValueError(f"it has format {found_format}, this release reads {FORMAT}")
+        return _router(_Card.model_validate_json(text), load_file(folder / TENSOR_FILE))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        reason = f"{CARD_FILE}, {'.'.join(map(str, first['loc'])) or 'whole'}: {first['msg']}"
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        reason = str(error)
+    raise ArtifactError(
+        f"the router in {folder.name} cannot be used ({reason}): fit it again (fleet router fit)"
+    )
 
 
-def _router(card: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Router:
-    names = tuple(sorted(card["tasks"]))
-    if not names:
-        raise ValueError("it knows no task")
+class _Format(BaseModel):
+    format: int
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+_Kind = Annotated[int, Field(ge=INPUT, le=EXAMPLE)]
+_Fold = Annotated[int, Field(ge=0, lt=FOLDS)]
+
+
+class _Task(_Part):
+    data_digest: str
+    languages: dict[str, Annotated[int, Field(ge=1)]]
+    fare: Fare
+    rows: list[tuple[_Kind, _Fold, str, str]] = Field(min_length=1)
+    """Kind, fold, source, snippet."""
+
+
+class _Card(_Part):
+    format: int
+    base_fingerprint: str
+    taps: tuple[Annotated[int, Field(ge=1)], ...]
+    blocks: Annotated[int, Field(ge=1)]
+    background: str
+    budget: Budget
+    scale: Scale
+    thresholds: Thresholds
+    metrics: dict[str, float]
+    tasks: dict[str, _Task] = Field(min_length=1)
+
+
+def _router(card: _Card, tensors: Mapping[str, NDArray[Any]]) -> Router:
+    names = tuple(sorted(card.tasks))
     take = _Tensors(tensors)
     width = len(tensors["frame.centre"])
     centre, spread, blank = (
         take(f"frame.{part}", np.float32, width) for part in ("centre", "spread", "blank")
     )
-    frame = Frame(centre, spread, blank, int(card["blocks"]))
+    frame = Frame(centre, spread, blank, card.blocks)
     count = len(tensors["background.folds"])
     corpus = Corpus(
-        take("background.rows", np.int8, count, width),
+        take.rows("background.rows", count, width),
         take.sparse("background.grams", count),
-        take("background.folds", np.int64, count),
+        take.between("background.folds", np.int64, count, FOLDS),
         frame.means,
     )
-    ground = Ground(
-        str(card["base_fingerprint"]), tuple(map(int, card["taps"])), frame, corpus, str(card["background"])
-    )
+    ground = Ground(card.base_fingerprint, card.taps, frame, corpus, card.background)
     evidence = {}
     for name in names:
-        kinds, folds, sources, snippets = zip(*card["tasks"][name]["rows"], strict=True)
+        task = card.tasks[name]
+        kinds, folds, sources, snippets = zip(*task.rows, strict=True)
         evidence[name] = Evidence(
-            card["tasks"][name]["data_digest"],
-            take(f"task.{name}.rows", np.int8, len(kinds), width),
+            task.data_digest,
+            take.rows(f"task.{name}.rows", len(kinds), width),
             take.sparse(f"task.{name}.grams", len(kinds)),
             take(f"task.{name}.tokens", np.int32, len(kinds)),
             kinds,
             folds,
             snippets,
             sources,
-            dict(card["tasks"][name]["languages"]),
+            task.languages,
             _changes(take, f"task.{name}.changes", len(kinds), width),
         )
     dense = Discriminant(
@@ -158,14 +194,14 @@ def _router(card: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Rou
     return Router(
         ground,
         evidence,
-        Budget(**card["budget"]),
+        card.budget,
         names,
         dense,
         lexicon,
-        Scale(**card["scale"]),
-        Thresholds(**card["thresholds"]),
-        dict(card["metrics"]),
-        {name: Fare(**card["tasks"][name]["fare"]) for name in names},
+        card.scale,
+        card.thresholds,
+        card.metrics,
+        {name: card.tasks[name].fare for name in names},
         Span.of(evidence.values()),
     )
 
@@ -173,15 +209,13 @@ def _router(card: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Rou
 def _changes(take: _Tensors, name: str, rows: int, width: int) -> Changes | None:
     if f"{name}.origins" not in take:
         return None
-    origins = take(f"{name}.origins", np.int32, None)
-    if len(origins) and not 0 <= origins.min() <= origins.max() < rows:
-        raise ValueError(f"tensor {name}.origins names rows that are not there")
+    origins = take.between(f"{name}.origins", np.int32, None, rows)
     count = len(origins)
     return Changes(
-        take(f"{name}.rows", np.int8, count, width),
+        take.rows(f"{name}.rows", count, width),
         take.sparse(f"{name}.grams", count),
         origins,
-        take(f"{name}.ways", np.int32, count),
+        take.between(f"{name}.ways", np.int32, count, len(WAYS)),
     )
 
 
@@ -202,6 +236,20 @@ class _Tensors:
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
+
+    def rows(self, name: str, *shape: int) -> Bytes:
+        """As ``Frame.place`` makes them: sums are exact only so far."""
+        tensor = self(name, np.int8, *shape)
+        if (tensor < -LIMIT).any():
+            raise ValueError(f"tensor {name} holds less than {-LIMIT}")
+        return tensor
+
+    def between(self, name: str, dtype: type[np.integer[Any]], count: int | None, end: int) -> NDArray[Any]:
+        """Whole numbers from 0 to below ``end``."""
+        tensor = self(name, dtype, count)
+        if len(tensor) and not 0 <= tensor.min() <= tensor.max() < end:
+            raise ValueError(f"tensor {name} holds what is not from 0 to below {end}")
+        return tensor
 
     def sparse(self, name: str, rows: int, *, values: bool = False) -> csr_matrix:
         indices = self(f"{name}.indices", np.int32, None)

@@ -1,10 +1,11 @@
 """Thresholds that keep a budget of misroutes, and what they cost in coverage. Knows no features.
 
 A misroute is a job that is routed to a task which is not its own. The budget holds for the share of
-misroutes among routed jobs, in a traffic of which ``FOREIGN`` fits no task. Among pairs of thresholds for
+misroutes among routed jobs, in a traffic of which some jobs fit no task. Among pairs of thresholds for
 fit and probability the one is taken that routes most held-out jobs while the upper confidence bound of the
-share keeps the budget (selective classification with guaranteed risk, Geifman and El-Yaniv 2017,
-arXiv:1705.08500).
+share keeps the budget: selective classification after Geifman and El-Yaniv 2017 (arXiv:1705.08500), but
+each candidate is bounded for itself, without their correction for having looked at many. So the confidence
+is nominal: that of one candidate.
 """
 
 from __future__ import annotations
@@ -19,14 +20,13 @@ from scipy.stats import beta
 from fleet.routing.calibrate import Scale
 from fleet.routing.heldout import HeldOut
 
-__all__ = ["DEFAULT_BUDGET", "FOREIGN", "Budget", "Judged", "Thresholds", "foreign", "set_thresholds"]
+__all__ = ["DEFAULT_BUDGET", "OUT_OF_SCOPE", "Budget", "Judged", "Thresholds", "foreign", "set_thresholds"]
 
 Doubles = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 DEFAULT_BUDGET = 0.05
-FOREIGN = 0.05
-"""Share of jobs that fit no task, as the budget reckons: half like the background, half like other tasks."""
+OUT_OF_SCOPE = 0.05
 CONFIDENCE = 0.9
 """Of the bounds, one-sided; intervals that are shown have 95 %."""
 EVEN = 0.51
@@ -49,6 +49,17 @@ class Budget:
     max_misroute: float = DEFAULT_BUDGET
     tasks: Mapping[str, float] = field(default_factory=dict)
     """Of tasks that are stricter."""
+    out_of_scope: float = OUT_OF_SCOPE
+    """Share of jobs that fit no task, as is reckoned: half like the background, half like other tasks."""
+
+    def __post_init__(self) -> None:
+        for share in (self.max_misroute, *self.tasks.values()):
+            if not 0 < share <= 1:
+                raise ValueError(f"a share of misroutes lies above 0 and not above 1, not at {share}")
+        if not 0 <= self.out_of_scope < 1:
+            raise ValueError(
+                f"a share of foreign jobs lies below 1 and not below 0, not at {self.out_of_scope}"
+            )
 
     def of(self, task: str) -> float:
         return min(self.max_misroute, self.tasks.get(task, 1.0))
@@ -69,11 +80,22 @@ class Thresholds:
     origin: str
     """Where the figures come from, in words."""
     kept: bool
-    """Whether held-out rows show that the budget is kept."""
+    """Whether held-out rows show that the fleet's budget is kept."""
+    unshown: tuple[str, ...] = ()
+    """Tasks that are stricter, of which they do not show it."""
+
+    def __post_init__(self) -> None:
+        for name, chance in {"probability": self.probability, "choice": self.choice, **self.tasks}.items():
+            if not 0 <= chance <= 1:
+                raise ValueError(f"{name}: a probability lies from 0 to 1, not at {chance}")
 
     def least(self, task: str) -> float:
         """Probability that this task must reach."""
         return self.tasks.get(task, self.probability)
+
+    def shows(self, task: str) -> bool:
+        """Whether held-out rows show that this task's budget is kept."""
+        return task not in self.unshown if task in self.tasks else self.kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,21 +143,22 @@ def set_thresholds(held: HeldOut, scale: Scale, names: Sequence[str], budget: Bu
     scores = scale.fused(held.views)
     rows = Judged.of(scores, scale, held.truth)
     strangers = [each for each in foreign(held, scale) if len(each.fit)]
-    fit, probability, kept = _search(rows, strangers, budget.max_misroute)
+    fit, probability, kept = _search(rows, strangers, budget)
     if not kept:
         fit = max(fit, 0.0)  # more like a task than like text in general, where rows do not say otherwise
-    own = _own(rows, strangers, names, budget, fit, probability)
+    own, unshown = _own(rows, strangers, names, budget, fit, probability)
     fits = rows.fit >= fit
     true_chances = scale.probabilities(scores)[np.arange(len(scores)), held.truth]
     choice = _choice(true_chances[fits])
-    return Thresholds(fit, probability, own, choice, _origin(len(rows.fit), len(names), budget, kept), kept)
+    origin = _origin(len(rows.fit), len(names), budget, kept, unshown)
+    return Thresholds(fit, probability, own, choice, origin, kept, unshown)
 
 
-def _search(rows: Judged, strangers: Sequence[Judged], budget: float) -> tuple[float, float, bool]:
+def _search(rows: Judged, strangers: Sequence[Judged], budget: Budget) -> tuple[float, float, bool]:
     """Fit and probability thresholds of the largest coverage, and whether they are shown to keep it.
 
-    Where held-out rows cannot show it, the rate among the tasks' own rows must keep the budget; where not
-    even that does, a task must be ``SURE``.
+    Where held-out rows cannot show it, their rate must keep the budget; where not even that does, a task must
+    be ``SURE``, and fit as the least rate asks.
     """
     levels = np.unique(np.concatenate([[EVEN], np.quantile(rows.top, np.linspace(0, 1, LEVELS))]))
     levels = levels[levels >= EVEN]
@@ -143,18 +166,28 @@ def _search(rows: Judged, strangers: Sequence[Judged], budget: float) -> tuple[f
         best, found = 0, None
         for refused in REFUSALS:
             fit = float(np.quantile(rows.fit, refused))
-            routed, shares = _paths(rows, strangers if bound else (), fit, levels, bound=bound)
-            kept = np.flatnonzero((shares <= budget) & (routed > best))
+            routed, shares = _paths(rows, strangers, fit, levels, budget, bound=bound)
+            kept = np.flatnonzero((shares <= budget.max_misroute) & (routed > best))
             if len(kept):
                 most = kept[np.argmax(routed[kept])]
                 best, found = int(routed[most]), (fit, float(levels[most]))
         if found is not None:
             return *found, bound
-    return float(np.quantile(rows.fit, REFUSALS[0])), SURE, False
+    fits = [float(np.quantile(rows.fit, refused)) for refused in REFUSALS]
+    sure = np.array([SURE])
+    rates = [_paths(rows, strangers, fit, sure, budget, bound=False)[1][0] for fit in fits]
+    return fits[int(np.argmin(rates))], SURE, False
 
 
 def _paths(
-    rows: Judged, strangers: Sequence[Judged], fit: float, levels: Doubles, *, bound: bool, column: int = -1
+    rows: Judged,
+    strangers: Sequence[Judged],
+    fit: float,
+    levels: Doubles,
+    budget: Budget,
+    *,
+    bound: bool,
+    column: int = -1,
 ) -> tuple[NDArray[np.int64], Doubles]:
     """For each probability: held-out rows that are routed, and the share of misroutes or its upper bound.
 
@@ -169,11 +202,11 @@ def _paths(
     share = _upper if bound else _rate
     routed = above(rows, np.ones(len(rows.fit), bool))
     wrong = above(rows, np.logical_not(rows.right))
-    mine = (1 - FOREIGN) * routed / len(rows.fit)
+    mine = (1 - budget.out_of_scope) * routed / len(rows.fit)
     theirs = np.zeros(len(levels))
     for each in strangers:
         taken = above(each, np.ones(len(each.fit), bool))
-        theirs += FOREIGN / len(strangers) * share(taken, np.full(len(levels), len(each.fit)))
+        theirs += budget.out_of_scope / len(strangers) * share(taken, np.full(len(levels), len(each.fit)))
     missed = mine * share(wrong, routed) + theirs
     return routed, np.where(routed > 0, missed / np.maximum(mine + theirs, 1e-12), 1.0)
 
@@ -185,24 +218,36 @@ def _own(
     budget: Budget,
     fit: float,
     probability: float,
-) -> dict[str, float]:
-    """Probabilities of tasks that are stricter than the fleet.
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Probabilities of tasks that are stricter than the fleet, and of which the budget is not shown.
 
     A stricter task takes the threshold that would keep its budget for the whole fleet, since its own rows
-    alone can show little, and a higher one where its own held-out rows need it.
+    alone can show little, and a higher one where its own held-out rows need it. Where held-out rows cannot
+    show it, it fares as the fleet does (``_search``).
     """
+    stricter = [name for name in names if budget.of(name) < budget.max_misroute]
+    if not stricter:
+        return {}, ()
     own: dict[str, float] = {}
+    unshown = []
     levels = np.unique(np.concatenate([[probability], rows.top[rows.top >= probability]]))
-    for name in names:
-        if budget.of(name) < budget.max_misroute:
-            _, shares = _paths(rows, strangers, fit, levels, bound=True)
-            kept = np.flatnonzero(shares <= budget.of(name))
-            least = float(levels[kept[0]]) if len(kept) else float(levels[-1])
-            column = names.index(name)
-            routed, shares = _paths(rows, (), fit, levels, bound=False, column=column)
-            enough = np.flatnonzero((shares <= budget.of(name)) & (levels >= least) & (routed > 0))
-            own[name] = float(levels[enough[0]]) if len(enough) else float(levels[-1])
-    return own
+    _, shown = _paths(rows, strangers, fit, levels, budget, bound=True)
+    _, rates = _paths(rows, strangers, fit, levels, budget, bound=False)
+    for name in stricter:
+        allowed = budget.of(name)
+        for shares in (shown, rates):
+            kept = np.flatnonzero(shares <= allowed)
+            if len(kept):
+                least = float(levels[kept[0]])
+                break
+        else:
+            least = max(probability, SURE)
+        routed, shares = _paths(rows, (), fit, levels, budget, bound=False, column=names.index(name))
+        enough = np.flatnonzero((shares <= allowed) & (levels >= least) & (routed > 0))
+        own[name] = float(levels[enough[0]]) if len(enough) else max(least, SURE)
+        if not (shown <= allowed).any() or not len(enough):
+            unshown.append(name)
+    return own, tuple(unshown)
 
 
 def _choice(true_chances: Doubles) -> float:
@@ -223,7 +268,7 @@ def _upper(hits: NDArray[np.int64], of: NDArray[np.int64]) -> Doubles:
     return np.where(hits >= of, 1.0, beta.ppf(CONFIDENCE, hits + 1, np.maximum(of - hits, 1)))
 
 
-def _origin(rows: int, tasks: int, budget: Budget, kept: bool) -> str:
+def _origin(rows: int, tasks: int, budget: Budget, kept: bool, unshown: Sequence[str]) -> str:
     names = "1 task" if tasks == 1 else f"{tasks} tasks"
     promise = (
         f"the largest coverage with at most {budget.max_misroute:.1%} of routed jobs misrouted, at "
@@ -233,5 +278,6 @@ def _origin(rows: int, tasks: int, budget: Budget, kept: bool) -> str:
     )
     return (
         f"{rows} held-out rows of {names}, held-out background and each task left out once "
-        f"({FOREIGN:.0%} of jobs are reckoned to fit no task): {promise}"
+        f"({budget.out_of_scope:.0%} of jobs are reckoned to fit no task): {promise}"
+        + "".join(f"; not shown for {name} and its {budget.of(name):.1%}" for name in unshown)
     )

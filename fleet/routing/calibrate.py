@@ -39,6 +39,10 @@ class Scale:
     letters: float = 2.0
     """Weight of the letters' log-odds beside them."""
 
+    def __post_init__(self) -> None:
+        if not self.temperature > 0 or not min(self.means, self.states, self.letters) >= 0:
+            raise ValueError(f"a scale needs a temperature above 0 and no weight below: {self}")
+
     def fused(self, views: Views) -> Doubles:
         """``[n, tasks]``: how much more each row is like each task than like text in general."""
         return np.asarray(

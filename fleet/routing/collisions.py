@@ -6,9 +6,6 @@ By default it is the letters that score; whoever has more of a router brings its
 
 from __future__ import annotations
 
-import hashlib
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
+from fleet.routing.content import content_digest, words
 from fleet.routing.lexical import BUCKETS, Lexicon, grams
 
 __all__ = ["ALIKE", "Collision", "Held", "find_collisions", "judge_letters"]
@@ -35,7 +33,6 @@ SHOWN = 3
 """Pairs of rows that are named."""
 
 Doubles = NDArray[np.float64]
-WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +99,7 @@ def judge_letters(texts: Mapping[str, Sequence[str]]) -> dict[str, Held]:
     A row's fold follows from its content, so that a text in two tasks is held out of both at once.
     """
     limit = max(FEWEST, min(LIMIT, JUDGED // max(len(texts), 1)))
-    keys = {name: [_digest(text) for text in rows] for name, rows in texts.items()}
+    keys = {name: [content_digest(text) for text in rows] for name, rows in texts.items()}
     chosen = {name: sorted(range(len(all_)), key=all_.__getitem__)[:limit] for name, all_ in keys.items()}
     letters = {name: grams([texts[name][n] for n in picked]) for name, picked in chosen.items()}
     folds = {
@@ -127,8 +124,8 @@ def _twins(texts: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], list[tup
     places: dict[str, dict[str, int]] = {}
     for name, rows in texts.items():
         for n, text in enumerate(rows):
-            if words := _words(text):
-                places.setdefault(words, {}).setdefault(name, n)
+            if said := words(text):
+                places.setdefault(said, {}).setdefault(name, n)
     found: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for where in places.values():
         for first, second in combinations(where, 2):
@@ -154,14 +151,3 @@ def _nearest(
     partners = cosines.argmax(1)
     order = np.argsort(-cosines.max(1), kind="stable")
     return [(lost[n], lost_back[partners[n]]) for n in order[:SHOWN]]
-
-
-def _words(text: str) -> str:
-    """A text without case, punctuation and spacing; one that is nothing else stays as it is."""
-    clean = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(WORD.findall(clean)) or clean.strip()
-
-
-def _digest(text: str) -> int:
-    content = _words(text).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.sha256(content).digest()[:8])

@@ -8,15 +8,15 @@ from typing import Literal
 
 from fleet.routing.budget import Thresholds
 
-__all__ = ["Cause", "Decision", "judge"]
+__all__ = ["CHOICES", "Cause", "Decision", "judge"]
 
 Kind = Literal["route", "clarify", "abstain"]
 Cause = Literal["no_fit", "no_text", "too_short", "too_long", "language", "no_expert"]
 """Why it abstains: nothing fits, there is nothing to measure, the job is shorter or longer than anything
-that the tasks hold, it is in a language of none of them, or none of the experts it knows can answer."""
+that the tasks hold, it is in a language of none of them, or no expert can answer for the task it is like."""
 
 CHOICES = 5
-"""Tasks that a question names at most; two at least."""
+"""Tasks that a question names at most; two at least, where two can answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Decision:
     distance and the letters' log-odds; None if nothing was measured."""
     reason: str
     scores: tuple[tuple[str, float], ...] = ()
-    """The likeliest tasks with their probabilities."""
+    """The likeliest of the tasks that can answer, with their probabilities among all tasks."""
     cause: Cause | None = None
     """Why it abstains, for programs."""
 
@@ -61,8 +61,9 @@ class Decision:
         if self.tasks and not tasks:
             return None
         reason = self.reason
-        if self.kind == "abstain" and self.scores and self.scores[0][0] not in allowed:
-            reason = "no expert fits"  # without the nearest one's name
+        nearest = self.scores[0][0] if self.scores else None
+        if self.cause == "no_expert" or (self.kind == "abstain" and nearest not in {None, *allowed}):
+            reason = "no expert fits"  # without the name of what it is likest to
         elif tasks != self.tasks:
             reason = "several experts are likely, none likely enough"
         scores = tuple(each for each in self.scores if each[0] in allowed)
@@ -70,17 +71,20 @@ class Decision:
 
 
 def judge(
+    first: tuple[str, float],
+    answers: bool,
     ranked: Sequence[tuple[str, float]],
     fit: float,
     thresholds: Thresholds,
     top: int,
     why: Callable[[], tuple[Cause, str]],
 ) -> Decision:
-    """Tasks with probabilities, likeliest first, and the fit of the likeliest, under thresholds.
+    """The likeliest of all tasks with its probability and fit, under thresholds.
 
-    ``why`` is asked for the cause of an abstention and its words.
+    ``ranked`` are the likeliest ``CHOICES`` or more of those that can answer; where the first cannot, nobody
+    is asked. ``why`` is asked for the cause of an abstention and its words.
     """
-    task, confidence = ranked[0]
+    task, confidence = first
     scores = tuple(ranked[:top])
     if fit < thresholds.fit:
         cause, words = why()
@@ -89,7 +93,10 @@ def judge(
         )
         return Decision("abstain", None, (), confidence, fit, reason, scores, cause)
     least = thresholds.least(task)
-    if len(ranked) > 1 and confidence < least:
+    if not answers:
+        reason = f"no expert fits: the job is most like {task} ({confidence:.2f}), which none can answer now"
+        return Decision("abstain", None, (), confidence, fit, reason, scores, "no_expert")
+    if confidence < least:
         likely = sum(probability >= thresholds.choice for _, probability in ranked)
         choices = ranked[: min(max(likely, 2), CHOICES)]
         each = " or ".join(f"{name} ({probability:.2f})" for name, probability in choices)

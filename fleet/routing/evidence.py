@@ -14,9 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
+from fleet.routing.content import content_digest
 from fleet.routing.features import Bytes
 
-__all__ = ["EXAMPLE", "FOLDS", "INPUT", "LIMIT", "Changes", "Evidence", "Pick", "fold_of_group", "pick_rows"]
+__all__ = [
+    "EXAMPLE",
+    "FOLDS",
+    "INPUT",
+    "LIMIT",
+    "Changes",
+    "Evidence",
+    "Pick",
+    "fold_of_group",
+    "pick_rows",
+    "spread",
+]
 
 LIMIT = 512
 """Inputs kept of a task."""
@@ -82,8 +94,7 @@ class Evidence:
         folds = np.array(self.folds, np.int64)
         if self.changes is None or len(self.rows) < SHARE:
             return self.rows, self.grams, folds
-        step = -(-len(self.changes.rows) // (len(self.rows) // SHARE))
-        some = np.arange(0, len(self.changes.rows), step)
+        some = spread(len(self.changes.rows), len(self.rows) // SHARE)
         return (
             np.concatenate([self.rows, self.changes.rows[some]]),
             vstack([self.grams, self.changes.grams[some]], format="csr"),
@@ -132,17 +143,23 @@ class Evidence:
 def pick_rows(texts: Sequence[str], examples: Sequence[str], sources: Sequence[str]) -> list[Pick]:
     """At most ``LIMIT`` inputs, the examples, and each example beside a few inputs.
 
-    Chosen by the hash of the content: the order of the files does not matter. An example is held out
-    together with the inputs that it is put beside, so that a held-out row shares nothing with those seen.
+    Chosen by the hash of the content: the order of the files does not matter. Inputs that say the same
+    are held out together, an example together with the inputs that say the same or that it is put beside,
+    so that a held-out row shares nothing with those seen.
     """
     places = {
         text: source for text, source in reversed(list(zip(texts, sources, strict=True))) if text.strip()
     }
     chosen = sorted(places, key=_hash)[:LIMIT]
-    picks = [Pick(text, places[text], INPUT, n % FOLDS) for n, text in enumerate(chosen)]
+    folds: dict[int, int] = {}
+    for text in chosen:
+        folds.setdefault(content_digest(text), len(folds) % FOLDS)
+    picks = [Pick(text, places[text], INPUT, folds[content_digest(text)]) for text in chosen]
     inputs = list(picks)
+    usual = sorted(set(folds.values()))
     for number, example in enumerate(dict.fromkeys(e for e in examples if e.strip())):
-        source, fold = f"routing.examples[{number}]", number % FOLDS
+        source = f"routing.examples[{number}]"
+        fold = folds.get(content_digest(example), usual[number % len(usual)] if usual else number % FOLDS)
         picks.append(Pick(example, source, EXAMPLE, fold))
         beside = sorted(
             (pick for pick in inputs if pick.fold == fold), key=lambda pick: _hash(example + "\n" + pick.text)
@@ -151,6 +168,15 @@ def pick_rows(texts: Sequence[str], examples: Sequence[str], sources: Sequence[s
             text = f"{pick.text}\n{example}" if turn % 2 else f"{example}\n{pick.text}"
             picks.append(Pick(text, f"{source} + {pick.source}", CROSSED, fold))
     return picks
+
+
+def spread(count: int, some: int) -> NDArray[np.int64]:
+    """``some`` of ``count`` places, or all, evenly and in order.
+
+    Steps of the golden ratio: no period in what lies there can hide a part of it, as it could with a stride.
+    """
+    turns = np.arange(count) * ((5**0.5 - 1) / 2) % 1
+    return np.sort(np.argsort(turns, kind="stable")[:some])
 
 
 def fold_of_group(groups: Sequence[str]) -> NDArray[np.int64]:

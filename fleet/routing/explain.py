@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -20,21 +21,26 @@ WORDS = 6
 """Pieces of text that are named."""
 
 
-def explain(router: Router, job: Readings, *, neighbours: int = 3) -> dict[str, Any]:
-    """Of one job: a JSON-able outline."""
-    (decision,) = router.decide(job, top=len(router.tasks))
+def explain(
+    router: Router, job: Readings, *, neighbours: int = 3, known: Collection[str] | None = None
+) -> dict[str, Any]:
+    """Of one job: a JSON-able outline; ``known`` are the tasks that may be routed to."""
+    (decision,) = router.decide(job, known=known)
     outline: dict[str, Any] = {"decision": decision.kind, "reason": decision.reason}
     if decision.cause is not None:
         outline["cause"] = decision.cause
     if decision.fit is None:
         return outline
     placed = router.ground.frame.place(job.raw)
-    fits = dict(zip(router.tasks, router.scores(job)[0].tolist(), strict=True))
-    ranked = decision.scores
+    scores = router.scores(job)
+    fits, chances = scores[0], router.scale.probabilities(scores)[0]
+    order = np.argsort(-fits, kind="stable")
+    ranked = [(router.tasks[n], float(chances[n])) for n in order]
     thresholds = router.thresholds
     outline["tasks"] = [
-        {"task": task, "probability": round(chance, 4), "fit": round(fits[task], 2)}
-        for task, chance in ranked
+        {"task": router.tasks[n], "probability": round(float(chances[n]), 4), "fit": round(float(fits[n]), 2)}
+        | ({} if known is None or router.tasks[n] in known else {"answers": False})
+        for n in order
     ]
     first = ranked[0][0]
     second = ranked[1][0] if len(ranked) > 1 else None

@@ -63,6 +63,8 @@ class Frame:
     def __post_init__(self) -> None:
         if self.blocks < 1 or len(self.centre) % self.blocks:
             raise ValueError(f"{len(self.centre)} features are not {self.blocks} blocks of equal width")
+        if not (self.spread > 0).all():
+            raise ValueError("a spread is not above zero")
 
     @classmethod
     def of(cls, background: Floats, blank: Floats, blocks: int) -> Frame:

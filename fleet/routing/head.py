@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fleet.errors import SealError
 from fleet.routing.budget import Budget, Thresholds, set_thresholds
 from fleet.routing.calibrate import Scale, calibrate
-from fleet.routing.decision import Cause, Decision, judge
+from fleet.routing.decision import CHOICES, Cause, Decision, judge
 from fleet.routing.discriminant import Discriminant
 from fleet.routing.evidence import Evidence
 from fleet.routing.features import Frame
@@ -63,7 +63,8 @@ class Router:
     """The same of each task."""
     span: Span
     statistics: Statistics | None = field(default=None, compare=False, repr=False)
-    """Kept by who fitted it, so that a change costs the changed task alone."""
+    """Kept by who fitted it: of a change only the changed task's rows are multiplied again. The maps, the
+    held-out judges and the thresholds are made anew from these sums."""
 
     @classmethod
     def build(
@@ -96,7 +97,7 @@ class Router:
             model.lexicon,
             scale,
             thresholds,
-            figures(held, scale, names, thresholds) | flips(held.changed, scale, names, thresholds),
+            figures(held, scale, names, thresholds, budget) | flips(held.changed, scale, names, thresholds),
             fares(held, scale, names, thresholds, budget),
             Span.of(ordered.values()),
             statistics,
@@ -145,35 +146,45 @@ class Router:
     ) -> list[Decision]:
         """A decision for each job.
 
-        ``known`` limits the tasks that may be routed to; ``top`` the scores that a decision shows.
+        ``known`` are the tasks that may be routed to: a job that is likest another one goes to none of them.
+        ``top`` limits the scores that a decision shows.
         """
         if not len(jobs):
             return []
-        columns = [n for n, name in enumerate(self.tasks) if known is None or name in known]
-        if not columns:
+        columns = np.array(
+            [n for n, name in enumerate(self.tasks) if known is None or name in known], np.int64
+        )
+        if not len(columns):
             words = "the router knows none of the tasks that could answer"
             return [Decision.none(words, "no_expert")] * len(jobs)
-        names = [self.tasks[n] for n in columns]
-        blank = self.ground.frame.is_blank(jobs.raw)
-        scores = self.scores(jobs)[:, columns]
+        blank = self._blank(jobs)
+        scores = self._scores(jobs, blank)
         chances = self.scale.probabilities(scores)
+        orders = columns[_greatest(scores[:, columns], max(top, CHOICES))]
         decisions = []
-        for n, (row, chance, empty) in enumerate(zip(scores, chances, blank, strict=True)):
-            if empty:
+        for n, (row, chance, order) in enumerate(zip(scores, chances, orders, strict=True)):
+            if blank[n]:
                 decisions.append(Decision.none("the job holds no text that could be measured", "no_text"))
                 continue
-            order = np.argsort(-row, kind="stable")
-            ranked = [(names[k], float(chance[k])) for k in order]
+            likeliest = int(row.argmax())
+            first = (self.tasks[likeliest], float(chance[likeliest]))
+            ranked = [(self.tasks[k], float(chance[k])) for k in order]
 
             def why(n: int = n) -> tuple[Cause, str]:
                 return self.span.beyond(jobs.texts[n], jobs.tokens[n])
 
-            decisions.append(judge(ranked, float(row[order[0]]), self.thresholds, top, why))
+            answers = known is None or first[0] in known
+            decisions.append(judge(first, answers, ranked, float(row[likeliest]), self.thresholds, top, why))
         return decisions
 
     def scores(self, jobs: Readings) -> NDArray[np.float64]:
         """How much more each job is like each task than like text in general: ``[n, tasks]``."""
-        blank = self.ground.frame.is_blank(jobs.raw)
+        return self._scores(jobs, self._blank(jobs))
+
+    def _blank(self, jobs: Readings) -> NDArray[np.bool_]:
+        return self.ground.frame.is_blank(jobs.raw)
+
+    def _scores(self, jobs: Readings, blank: NDArray[np.bool_]) -> NDArray[np.float64]:
         placed = self.ground.frame.place(np.where(blank[:, None], self.ground.frame.centre, jobs.raw))
         letters = self.lexicon.scores(jobs.grams)
         return np.asarray(self.dense.scores(placed) + self.scale.letters * letters)
@@ -183,3 +194,13 @@ class Router:
 
     def _with(self, evidence: Mapping[str, Evidence], statistics: Statistics) -> Router:
         return Router.build(self.ground, evidence, self.budget, statistics)
+
+
+def _greatest(scores: NDArray[np.float64], most: int) -> NDArray[np.int64]:
+    """Columns of each row's greatest scores, ``[n, most]`` or all, greatest first."""
+    if most < scores.shape[1]:
+        some = np.sort(np.argpartition(-scores, most - 1, axis=1)[:, :most], axis=1)
+    else:
+        some = np.tile(np.arange(scores.shape[1]), (len(scores), 1))
+    order = np.argsort(-np.take_along_axis(scores, some, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(some, order, axis=1)

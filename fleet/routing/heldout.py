@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from fleet.routing.evidence import EXAMPLE, FOLDS, INPUT, Evidence
+from fleet.routing.evidence import EXAMPLE, FOLDS, INPUT, Evidence, spread
 from fleet.routing.features import Bytes
 from fleet.routing.statistics import Corpus, Model, Statistics
 
 __all__ = ["NEVER", "Changed", "HeldOut", "Views", "auroc", "cross_validate"]
 
 JUDGED = 20_000
-"""Rows that are judged in all, spread evenly over the tasks,"""
+"""Rows that are judged in all, spread evenly over the tasks and over the kinds of rows of each,"""
 LEAST = 16
 """but never fewer than so many of a task that has them."""
 NEVER = -1e6
@@ -107,8 +107,8 @@ def cross_validate(tasks: Mapping[str, Evidence], corpus: Corpus, statistics: St
         for column, name in zip(columns, model.names, strict=True):
             task = tasks[name]
             kinds = np.array(task.kinds)
-            # Rows come in the order of their hash, so the first are as good as any.
-            held = np.flatnonzero((np.array(task.folds) == fold) & (kinds != EXAMPLE))[: each // FOLDS + 1]
+            held = np.flatnonzero((np.array(task.folds) == fold) & (kinds != EXAMPLE))
+            held = held[spread(len(held), each // FOLDS + 1)]
             views.append(judge(task.rows[held], task.grams[held]))
             truth.append(np.full(len(held), column, np.int64))
             inputs.append(kinds[held] == INPUT)

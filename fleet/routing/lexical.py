@@ -22,8 +22,8 @@ BUCKETS = 1 << 18
 """What n-grams are hashed to."""
 LENGTHS = (2, 5)
 """Of n-grams, inside words and at their edges, in lower case."""
-CHARACTERS = 8192
-"""Of a job that are read."""
+CHARACTERS = 2048
+"""Of a job that are read: their n-grams count as full evidence many times over (``EVIDENCE``)."""
 SMOOTHING = 1000.0
 """N-grams of text in general that every task is taken to have seen besides its own."""
 EVIDENCE = 128

@@ -11,14 +11,12 @@ from scipy.sparse import csr_matrix, vstack
 
 from fleet.engine.base import Base
 from fleet.engine.prompt import Renderer
-from fleet.engine.trunk import TrunkState, run_trunk
+from fleet.engine.trunk import POOLED_TOKENS, TrunkState, run_trunk
 from fleet.routing.features import stack
 from fleet.routing.lexical import grams
 
 __all__ = ["Readings", "read_texts"]
 
-TOKENS = 1024
-"""Tokens of a text that are read while fitting."""
 CHUNK = 256
 """Texts whose trunk states are held at once."""
 
@@ -39,12 +37,21 @@ class Readings:
         return len(self.texts)
 
     @classmethod
-    def of(cls, states: Sequence[TrunkState], texts: Sequence[str], taps: Sequence[int]) -> Readings:
-        """From trunk states, tapped after these layers, and the canonical texts that they are of."""
+    def of(
+        cls,
+        states: Sequence[TrunkState],
+        texts: Sequence[str],
+        taps: Sequence[int],
+        tokens: Sequence[int] | None = None,
+    ) -> Readings:
+        """From trunk states, tapped after these layers, and the canonical texts that they are of.
+
+        ``tokens`` of each text, where the trunk ran over its beginning only.
+        """
         return cls(
             stack([state.pooled for state in states], taps),
             grams(texts),
-            tuple(len(state.ids) - 1 for state in states),
+            tuple(len(state.ids) - 1 for state in states) if tokens is None else tuple(tokens),
             tuple(texts),
         )
 
@@ -60,11 +67,12 @@ class Readings:
 
 
 def read_texts(base: Base, texts: Sequence[str], taps: Sequence[int]) -> Readings:
-    """What the router reads of canonical texts; of long ones the first ``TOKENS`` tokens."""
+    """What the router reads of canonical texts; no more of long ones than what is pooled."""
     renderer = Renderer.of(base.tokenizer)
     parts = []
     for start in range(0, len(texts), CHUNK):
         chunk = texts[start : start + CHUNK]
-        ids = [renderer.job_ids(text)[:TOKENS] for text in chunk]
-        parts.append(Readings.of(run_trunk(base.model, max(taps), ids, taps=taps), chunk, taps))
+        ids = [renderer.job_ids(text) for text in chunk]
+        states = run_trunk(base.model, max(taps), [each[: 1 + POOLED_TOKENS] for each in ids], taps=taps)
+        parts.append(Readings.of(states, chunk, taps, [len(each) - 1 for each in ids]))
     return Readings.joined(parts)

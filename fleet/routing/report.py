@@ -35,6 +35,8 @@ class Fare:
     budget: float
     least: float
     """Probability that is asked of it."""
+    shown: bool
+    """Whether held-out rows show that its budget is kept."""
 
 
 def fares(
@@ -59,11 +61,14 @@ def fares(
             high,
             budget.of(name),
             thresholds.least(name),
+            thresholds.shows(name),
         )
     return found
 
 
-def figures(held: HeldOut, scale: Scale, names: Sequence[str], thresholds: Thresholds) -> dict[str, float]:
+def figures(
+    held: HeldOut, scale: Scale, names: Sequence[str], thresholds: Thresholds, budget: Budget
+) -> dict[str, float]:
     """Of the fleet; ``cv_`` is over held-out rows, on which the thresholds were set."""
     if not len(held.truth):
         return {}
@@ -90,7 +95,8 @@ def figures(held: HeldOut, scale: Scale, names: Sequence[str], thresholds: Thres
         "cv_clarified": _mean(asked),
         "cv_clarified_named": _mean(named[asked]),
         "cv_calibration_error": calibration_error(rows.top, rows.right),
-        "budget_kept": float(thresholds.kept),
+        "budget_kept": float(thresholds.kept and not thresholds.unshown),
+        "out_of_scope": budget.out_of_scope,
         "background_auroc": auroc(rows.fit, strange.fit),
         "background_abstained": _mean(strange.fit < thresholds.fit),
         "background_routed": _mean(strange.routed(thresholds, names)),

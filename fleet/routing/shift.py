@@ -21,7 +21,7 @@ from scipy.stats import binomtest
 
 from fleet.routing.tally import KEPT, STRETCH_SECONDS, Stretch
 
-__all__ = ["Alarm", "ShiftState", "Side", "alarms", "expected_abstentions", "fitted_range", "shift_state"]
+__all__ = ["Alarm", "Expected", "ShiftState", "Side", "alarms", "expected_abstentions", "shift_state"]
 
 Side = Literal["above", "below"]
 Doubles = NDArray[np.float64]
@@ -61,6 +61,16 @@ class ShiftState:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What a fit expects of the share of abstentions."""
+
+    share: float
+    low: float
+    """The range that it leaves for the true share."""
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Alarm:
     """Abstentions that left the range, by the places of stretches."""
 
@@ -73,29 +83,40 @@ class Alarm:
     """The first after which the share was back; None while it is not."""
 
 
-def expected_abstentions(metrics: Mapping[str, float]) -> tuple[float, int]:
-    """The share of abstentions that a router's fit expects, and how many rows have shown it, perhaps 0."""
-    share, rows = metrics.get("cv_abstained", math.nan), metrics.get("cv_rows", 0.0)
-    return (share, int(rows)) if 0 <= share <= 1 and rows >= 1 else (0.0, 0)
+def expected_abstentions(metrics: Mapping[str, float]) -> Expected | None:
+    """What a router's fit expects, from its metrics; None where it measured nothing.
 
+    In a traffic of which the share ``out_of_scope`` fits no task; the range reaches from none to twice as
+    many, and leaves room for how few held-out rows there were (Clopper and Pearson 1934).
+    """
+    own, rows = metrics.get("cv_abstained", math.nan), metrics.get("cv_rows", 0.0)
+    if not (0 <= own <= 1 and rows >= 1):
+        return None
+    found = binomtest(round(own * int(rows)), int(rows)).proportion_ci(CONFIDENCE, method="exact")
+    strange = [metrics[name] for name in ("background_abstained", "loto_abstained") if name in metrics]
+    beyond = sum(strange) / len(strange) if strange else 1.0
+    foreign = metrics.get("out_of_scope", 0.0)
 
-def fitted_range(share: float, rows: int) -> tuple[float, float]:
-    """Where the true share lies, when ``share`` of ``rows`` was found (Clopper and Pearson 1934)."""
-    found = binomtest(round(share * rows), rows).proportion_ci(CONFIDENCE, method="exact")
-    return float(found.low), float(found.high)
+    def among(own: float, foreign: float) -> float:
+        return (1 - foreign) * own + foreign * beyond
+
+    none, twice = 0.0, min(1.0, 2 * foreign)
+    return Expected(
+        among(own, foreign),
+        min(among(float(found.low), share) for share in (none, twice)),
+        max(among(float(found.high), share) for share in (none, twice)),
+    )
 
 
 def shift_state(
-    router_version: int, stretches: Iterable[Stretch], expected: tuple[float, int], now: float
+    router_version: int, stretches: Iterable[Stretch], expected: Expected | None, now: float
 ) -> ShiftState:
     """``stretches`` of all processes, in any order; those of the same time add up."""
     counts = _day(stretches, now)
     jobs, abstained, clarified = (int(count) for count in counts[:, -HOUR:].sum(axis=1))
-    share, rows = expected
-    low, high = fitted_range(share, rows) if rows else (None, None)
     raised: list[Alarm] = []
-    if low is not None and high is not None:
-        raised = alarms(counts[0], counts[1], low, high)
+    if expected is not None:
+        raised = alarms(counts[0], counts[1], expected.low, expected.high)
     on = raised[-1] if raised and raised[-1].ended is None else None
     first = int(now // STRETCH_SECONDS) - KEPT + 1
     return ShiftState(
@@ -105,9 +126,9 @@ def shift_state(
         clarified,
         share=_share(abstained, jobs),
         clarified_share=_share(clarified, jobs),
-        expected=round(share, 4) if rows else None,
-        low=None if low is None else round(low, 4),
-        high=None if high is None else round(high, 4),
+        expected=None if expected is None else round(expected.share, 4),
+        low=None if expected is None else round(expected.low, 4),
+        high=None if expected is None else round(expected.high, 4),
         alarm=None if on is None else on.side,
         since=None if on is None else float((first + on.begun) * STRETCH_SECONDS),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,15 +11,17 @@ from fleet.routing.language import identify
 
 __all__ = ["Span"]
 
-SHARE = 0.02
-"""Of the rows of which the router knows the language: a language below that is not one of the fleet's."""
+SHARE = 0.05
+"""Of a task's rows of which the language is known: one below that is not the task's."""
+LEAST = 2
+"""Rows in a language, at least; a task of one language may have fewer."""
 FACTOR = 2
 """Longer than the longest row, or shorter than the shortest, by so much is another kind of job."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Of all rows of some tasks together."""
+    """Of some tasks together: a language that one of them knows is known."""
 
     shortest: int
     """Tokens."""
@@ -31,14 +32,14 @@ class Span:
     def of(cls, tasks: Iterable[Evidence]) -> Span:
         """Over at least one task."""
         shortest, longest = [], []
-        languages: Counter[str] = Counter()
+        known: set[str] = set()
         for task in tasks:
             shortest.append(int(task.tokens.min()))
             longest.append(int(task.tokens.max()))
-            languages.update(task.languages)
-        sure = sum(languages.values())
-        known = frozenset(name for name, count in languages.items() if count >= SHARE * sure)
-        return cls(min(shortest), max(longest), known)
+            bar = max(LEAST, SHARE * sum(task.languages.values()))
+            usual = max(task.languages.values(), default=0)
+            known.update(name for name, count in task.languages.items() if count >= min(bar, usual))
+        return cls(min(shortest), max(longest), frozenset(known))
 
     def beyond(self, text: str, tokens: int) -> tuple[Cause, str]:
         """Why a job that fits nothing may do so, and its words; plainly ``no_fit`` if nothing stands out."""

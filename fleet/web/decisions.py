@@ -23,6 +23,6 @@ def decisions_state(
             if decided.router_version == router_version
             for each in decided.stretches
         ],
-        next((s.expected for s in states if s.router_version == router_version), (0.0, 0)),
+        next((s.expected for s in states if s.router_version == router_version), None),
         now,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -66,13 +68,49 @@ def test_a_larger_budget_routes_more_and_a_stricter_task_less() -> None:
         assert set(thresholds.tasks) == set(budget.tasks)
         found = fares(held, scale, NAMES, thresholds, budget)
         return {name: found[name].coverage for name in NAMES} | {
-            "all": figures(held, scale, NAMES, thresholds)["cv_coverage"]
+            "all": figures(held, scale, NAMES, thresholds, budget)["cv_coverage"]
         }
 
     lax, strict, one = coverage(Budget(0.1)), coverage(Budget(0.02)), coverage(Budget(0.1, {"beta": 0.01}))
     assert strict["all"] < lax["all"]
     assert one["beta"] < lax["beta"]
     assert one["alpha"] >= lax["alpha"] - 0.05
+
+
+def test_a_stricter_task_of_which_nothing_is_shown_says_so_and_still_routes() -> None:
+    held = held_out(400, 1, sure=12.0)
+    scale = calibrate(held)
+    budget = Budget(0.1, {"beta": 0.0001})
+    thresholds = set_thresholds(held, scale, NAMES, budget)
+    assert thresholds.kept
+    assert thresholds.unshown == ("beta",)
+    assert not thresholds.shows("beta")
+    assert thresholds.shows("alpha")
+    assert "beta" in thresholds.origin
+    found = fares(held, scale, NAMES, thresholds, budget)
+    assert (found["alpha"].shown, found["beta"].shown) == (True, False)
+    assert found["beta"].coverage > 0.2
+    assert found["beta"].least >= thresholds.probability
+    assert figures(held, scale, NAMES, thresholds, budget)["budget_kept"] == 0.0
+
+
+def test_the_more_jobs_fit_no_task_the_fewer_are_routed() -> None:
+    held = held_out(4000, 1)
+    scale = calibrate(held)
+
+    def coverage(out_of_scope: float) -> float:
+        budget = Budget(0.02, out_of_scope=out_of_scope)
+        thresholds = set_thresholds(held, scale, NAMES, budget)
+        assert f"{out_of_scope:.0%} of jobs" in thresholds.origin
+        return figures(held, scale, NAMES, thresholds, budget)["cv_coverage"]
+
+    assert coverage(0.0) >= coverage(0.1) > coverage(0.5) > 0
+
+
+@pytest.mark.parametrize("wrong", [{"max_misroute": 0.0}, {"tasks": {"a": 1.5}}, {"out_of_scope": 1.0}])
+def test_a_budget_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="a share of"):
+        Budget(**wrong)
 
 
 def test_too_few_rows_promise_nothing_and_say_so() -> None:

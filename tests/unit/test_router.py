@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,17 @@ from fleet.errors import ArtifactError, DigestError, SealError
 from fleet.routing.artifact import load_router, save_router
 from fleet.routing.background import load_background
 from fleet.routing.budget import Thresholds
+from fleet.routing.content import words
 from fleet.routing.decision import Decision, judge
-from fleet.routing.evidence import CROSSED, EXAMPLE, FOLDS, INPUT, LIMIT, Evidence, Pick, pick_rows
+from fleet.routing.evidence import CROSSED, EXAMPLE, FOLDS, INPUT, LIMIT, Evidence, Pick, pick_rows, spread
 from fleet.routing.explain import explain
 from fleet.routing.features import Frame, taps_of
 from fleet.routing.head import Ground, Router
-from fleet.routing.heldout import auroc
+from fleet.routing.heldout import auroc, cross_validate
 from fleet.routing.lexical import grams
 from fleet.routing.reading import Readings
-from fleet.routing.statistics import Corpus
+from fleet.routing.span import Span
+from fleet.routing.statistics import Corpus, Statistics
 
 WIDTH = 12
 Raw = NDArray[np.float32]
@@ -155,9 +158,23 @@ def test_a_task_of_very_few_rows_still_works(ground: Ground, n: int) -> None:
 
 
 def test_only_known_tasks_are_routed_to(router: Router) -> None:
-    for decision in router.decide(jobs(cloud(1, 20, 13)), known={"alpha", "gamma"}):
-        assert "beta" not in decision.tasks
-        assert "beta" not in dict(decision.scores)
+    everybody = router.decide(jobs(cloud(1, 20, 13)))
+    assert sum(decision.task == "beta" for decision in everybody) > 10
+    for known in ({"alpha", "gamma"}, {"alpha"}):
+        for free, decision in zip(everybody, router.decide(jobs(cloud(1, 20, 13)), known=known), strict=True):
+            assert "beta" not in decision.tasks
+            assert "beta" not in dict(decision.scores)
+            assert (decision.fit, decision.confidence) == (free.fit, free.confidence)
+            if free.task == "beta":  # and nobody else gets its jobs
+                assert (decision.kind, decision.cause) == ("abstain", "no_expert")
+                assert "beta" in decision.reason
+                seen = decision.within({"alpha"})
+                assert seen is not None
+                assert "beta" not in seen.reason
+    row = [decision.task for decision in everybody].index("beta")
+    explained = explain(router, jobs(cloud(1, 20, 13)[[row]]), known={"alpha"})
+    assert explained["cause"] == "no_expert"
+    assert [each["task"] for each in explained["tasks"] if "answers" not in each] == ["alpha"]
     for decision in router.decide(jobs(cloud(1, 2, 13)), known=frozenset()):
         assert decision.kind == "abstain"
 
@@ -204,7 +221,31 @@ def test_altered_artifacts_are_refused(router: Router, tmp_path: Path) -> None:
     card.write_text(whole.replace('"fit"', '"fit" '))
     with pytest.raises(DigestError, match="altered"):
         load_router(tmp_path, digest=digest)
-    for broken in ("", "[]", whole.replace('"format": 2', '"format": 99'), whole.replace('"taps"', '"tap"')):
+    for broken in (
+        "",
+        "[]",
+        "[" * 100_000,
+        whole.replace('"format": 2', '"format": 99'),
+        whole.replace('"taps"', '"tap"'),
+        *(
+            json.dumps({**json.loads(whole), part: {**json.loads(whole)[part], name: value}})
+            for part, name, value in (
+                ("thresholds", "fit", float("nan")),
+                ("thresholds", "probability", "0.9"),
+                ("thresholds", "tasks", {"beta": 7.0}),
+                ("scale", "temperature", 0.0),
+                ("scale", "means", float("inf")),
+                ("scale", "letters", -1.0),
+                ("scale", "letters", 10**400),
+                ("budget", "max_misroute", None),
+                ("metrics", "cv_rows", "many"),
+                ("metrics", "cv_rows", float("nan")),
+            )
+        ),
+        whole.replace(f"     {INPUT},\n     0,", f"     {EXAMPLE + 1},\n     0,"),
+        whole.replace(f"     {INPUT},\n     0,", f"     {INPUT},\n     {FOLDS},"),
+    ):
+        assert broken != whole
         card.write_text(broken)
         with pytest.raises(ArtifactError, match="cannot be used"):
             load_router(tmp_path)
@@ -215,11 +256,16 @@ def test_altered_artifacts_are_refused(router: Router, tmp_path: Path) -> None:
         ("task.beta.rows", tensors["task.beta.rows"][:, :3].copy()),
         ("background.grams", np.full_like(tensors["background.grams.indices"], -1)),
         ("frame.spread", np.full(WIDTH, np.nan, np.float32)),
+        ("task.alpha.rows", np.full_like(tensors["task.alpha.rows"], -128)),
+        ("background.folds", np.full_like(tensors["background.folds"], FOLDS)),
     ):
         key = f"{name}.indices" if name.endswith("grams") else name
         save_file({**tensors, key: wrong}, tmp_path / "router.safetensors")
         with pytest.raises(ArtifactError, match=name):
             load_router(tmp_path)
+    save_file({**tensors, "frame.spread": np.zeros(WIDTH, np.float32)}, tmp_path / "router.safetensors")
+    with pytest.raises(ArtifactError, match="spread"):
+        load_router(tmp_path)
     (tmp_path / "router.safetensors").write_bytes(b"no")
     with pytest.raises(ArtifactError):
         load_router(tmp_path)
@@ -248,6 +294,60 @@ def test_picks_do_not_depend_on_order_and_never_leak(
             assert any(other == fold for _, each, other in picks if each == EXAMPLE)
 
 
+def test_rows_that_say_the_same_are_held_out_together() -> None:
+    rows = [f"Row {n}, please!" for n in range(30)]
+    rows += [text.upper() for text in rows] + [f"{text} " for text in rows]
+    examples = ["ROW 7 PLEASE", "unlike any"]
+    picks = pick_rows(rows, examples, ["s"] * len(rows))
+    folds: dict[str, set[int]] = {}
+    for each in picks:
+        if each.kind != CROSSED:
+            folds.setdefault(words(each.text), set()).add(each.fold)
+    assert len(folds) == 31
+    assert all(len(found) == 1 for found in folds.values())
+    assert len({fold for found in folds.values() for fold in found}) == FOLDS
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 3])
+def test_every_example_is_crossed_however_few_inputs_there_are(inputs: int) -> None:
+    examples = [f"ask for {n}" for n in range(7)]
+    picks = pick_rows([f"input {n}" for n in range(inputs)], examples, ["s"] * inputs)
+    crossed = {pick.source.split(" + ")[0] for pick in picks if pick.kind == CROSSED}
+    assert len(crossed) == len(examples)
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_some_of_many_are_spread_evenly(count: int, some: int) -> None:
+    found = spread(count, some)
+    assert len(found) == min(count, some)
+    assert (np.diff(found) > 0).all()
+    assert len(found) < 20 or np.diff(found).max() <= 3 * -(-count // len(found))
+    for period in (2, 4, 9):  # no kind of row that comes in turns is left out
+        assert len(found) < 4 * period or len(set(found % period)) == period
+
+
+def test_rows_with_an_instruction_are_judged_in_a_large_fleet_too(ground: Ground) -> None:
+    fleet = {}
+    for task in range(45):
+        picks = pick_rows(
+            [f"row {n} of {task}" for n in range(500)], [f"do {task}", f"please {task}"], ["s"] * 500
+        )
+        raw = cloud(task % WIDTH, len(picks), task)
+        letters = grams([""] * len(picks))
+        fleet[f"t{task}"] = Evidence.of("1", picks, ground.frame.place(raw), letters, [7] * len(picks))
+    held = cross_validate(fleet, ground.corpus, Statistics.of(fleet, ground.corpus))
+    for column in range(45):
+        assert not held.inputs[held.truth == column].all()
+
+
+def test_a_language_of_a_small_task_is_known_beside_large_ones(ground: Ground) -> None:
+    raw = cloud(0, 40, 0)
+    large = replace(evidence(ground, raw), languages={"en": 5000, "fr": 3, "de": 500})
+    small = replace(evidence(ground, raw), languages={"ru": 12, "bg": 1})
+    tiny = replace(evidence(ground, raw), languages={"ja": 1})
+    assert Span.of([large, small, tiny]).languages == {"en", "de", "ru", "ja"}
+
+
 def test_a_large_task_is_bounded() -> None:
     many = [f"row {n}" for n in range(LIMIT + 300)]
     assert len(pick_rows(many, ["an example"], [""] * len(many))) <= LIMIT + 10
@@ -260,8 +360,10 @@ def test_a_judgement_is_always_one_of_three_with_its_figures(
     total = sum(weights)
     ranked = [(f"t{n}", w / total) for n, w in enumerate(sorted(weights, reverse=True))]
     thresholds = Thresholds(0.0, least, {}, 0.2, "test", kept=True)
-    decision = judge(ranked, fit, thresholds, 3, lambda: ("no_fit", ""))
+    decision = judge(ranked[0], True, ranked, fit, thresholds, 3, lambda: ("no_fit", ""))
     expected = "abstain" if fit < 0 else "clarify" if ranked[0][1] < least else "route"
+    nobody = judge(ranked[0], False, ranked[1:], fit, thresholds, 3, lambda: ("no_fit", ""))
+    assert (nobody.kind, nobody.cause) == ("abstain", "no_fit" if fit < 0 else "no_expert")
     assert decision.kind == expected
     assert (len(decision.tasks) == 1) == (expected == "route")
     if expected == "clarify":

@@ -9,11 +9,19 @@ import pytest
 from numpy.typing import NDArray
 
 from fleet.routing.decision import Kind
-from fleet.routing.shift import PATIENCE, ShiftState, alarms, expected_abstentions, fitted_range, shift_state
+from fleet.routing.shift import PATIENCE, Expected, ShiftState, alarms, expected_abstentions, shift_state
 from fleet.routing.tally import KEPT, STRETCH_SECONDS, Decided, Stretch, Tally
 
-SHARE, ROWS = 0.05, 1000
-LOW, HIGH = fitted_range(SHARE, ROWS)
+
+def fitted(share: float, rows: float, **others: float) -> Expected:
+    found = expected_abstentions({"cv_abstained": share, "cv_rows": rows, **others})
+    assert found is not None
+    return found
+
+
+SHARE = 0.05
+FITTED = fitted(SHARE, 1000)
+LOW, HIGH = FITTED.low, FITTED.high
 TODAY = 1_000_000
 """Number of the first stretch of a day."""
 
@@ -29,7 +37,7 @@ def seen(jobs: int, shares: Iterable[float], *, until: int | None = None, seed: 
     counts = zip(*traffic(jobs, shares, seed), strict=True)
     stretches = [Stretch(TODAY + n, int(all_), int(not_), 0) for n, (all_, not_) in enumerate(counts)][:until]
     now = (stretches[-1].number + 0.5) * STRETCH_SECONDS
-    return shift_state(3, stretches, (SHARE, ROWS), now)
+    return shift_state(3, stretches, FITTED, now)
 
 
 @pytest.mark.parametrize("jobs", [2, 20, 200])
@@ -89,14 +97,14 @@ def test_an_alarm_that_lasts_a_day_is_still_on() -> None:
 def test_an_hour_without_a_job_ends_an_alarm() -> None:
     stretches = [Stretch(TODAY, 50, 50, 0)]
     for later, alarm in ((0, "above"), (11, "above"), (12, None)):
-        now = shift_state(1, stretches, (SHARE, ROWS), (TODAY + later) * STRETCH_SECONDS)
+        now = shift_state(1, stretches, FITTED, (TODAY + later) * STRETCH_SECONDS)
         assert now.alarm == alarm
     assert (now.jobs, now.share) == (0, None)
 
 
 def test_a_few_quiet_jobs_do_not_end_an_alarm() -> None:
     stretches = [Stretch(TODAY, 200, 150, 0), Stretch(TODAY + 6, 2, 0, 0), Stretch(TODAY + 13, 2, 0, 0)]
-    now = shift_state(1, stretches, (SHARE, ROWS), (TODAY + 13) * STRETCH_SECONDS)
+    now = shift_state(1, stretches, FITTED, (TODAY + 13) * STRETCH_SECONDS)
     assert (now.jobs, now.share, now.alarm) == (4, 0.0, "above")
 
 
@@ -109,22 +117,32 @@ def test_counts_of_several_processes_add_up_in_any_order_and_old_ones_are_left_o
         Stretch(TODAY - 13, 7, 7, 0),  # more than an hour ago
         Stretch(TODAY - KEPT, 100, 100, 0),
     ]
-    now = shift_state(4, stretches, (0.0, 0), (TODAY + 1) * STRETCH_SECONDS)
+    now = shift_state(4, stretches, None, (TODAY + 1) * STRETCH_SECONDS)
     assert (now.router_version, now.jobs, now.abstained, now.clarified) == (4, 26, 3, 3)
     assert now.share == pytest.approx(3 / 26, abs=1e-4)
 
 
 def test_without_a_measured_range_there_is_no_alarm() -> None:
-    assert expected_abstentions({}) == (0.0, 0)
-    assert expected_abstentions({"cv_abstained": float("nan"), "cv_rows": 5.0}) == (0.0, 0)
-    assert expected_abstentions({"cv_abstained": 0.05, "cv_rows": 200.0}) == (0.05, 200)
-    now = shift_state(1, [Stretch(TODAY, 500, 500, 0)], (0.0, 0), TODAY * STRETCH_SECONDS)
+    assert expected_abstentions({}) is None
+    assert expected_abstentions({"cv_abstained": float("nan"), "cv_rows": 5.0}) is None
+    now = shift_state(1, [Stretch(TODAY, 500, 500, 0)], None, TODAY * STRETCH_SECONDS)
     assert (now.share, now.expected, now.low, now.high, now.alarm) == (1.0, None, None, None, None)
+
+
+def test_the_jobs_that_fit_no_task_are_expected_too() -> None:
+    found = fitted(0.05, 1000, out_of_scope=0.1, background_abstained=1.0, loto_abstained=0.6)
+    assert found.share == pytest.approx(0.9 * 0.05 + 0.1 * 0.8)
+    assert found.low == LOW
+    assert found.high == pytest.approx(0.8 * HIGH + 0.2 * 0.8)
+    # A fleet whose traffic is what was reckoned with raises no alarm.
+    month = 30 * KEPT
+    assert alarms(*traffic(200, [found.share] * month), found.low, found.high) == []
+    assert alarms(*traffic(200, [found.share] * month), LOW, HIGH)
 
 
 @pytest.mark.parametrize(("share", "other"), [(0.0, 1.0), (1.0, 0.0)])
 def test_a_fit_that_expects_all_or_nothing_can_be_left_too(share: float, other: float) -> None:
-    low, high = fitted_range(share, 100)
+    low, high = fitted(share, 100).low, fitted(share, 100).high
     assert 0 <= low < high <= 1
     assert alarms(*traffic(50, [share] * 20), low, high) == []
     assert len(alarms(*traffic(50, [other] * 20), low, high)) == 1
