@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fleet.demand import under
 from fleet.engine.base import Base
 from fleet.engine.constraint import ConstraintCompiler
@@ -12,6 +14,8 @@ from fleet.engine.specs import PromptSpec, TextSpec
 from fleet.engine.trunk import run_trunk
 from fleet.errors import JobError
 from fleet.loaded import LoadedExpert
+from fleet.routing.reading import Readings
+from fleet.routing.tidy import tidy
 from fleet.ticket import Ticket
 
 ROUTED_TOKENS = 8192
@@ -40,10 +44,27 @@ class Asking:
                 f"the job has {len(ticket.text):,} characters, at most {most:,} are read: shorten it"
             )
         ticket.ids = self._renderer.job_ids(ticket.text)
+        ticket.tidy = tidy(ticket.text)
         if len(ticket.ids) > self._max_tokens:
             raise JobError(
                 f"the job has {len(ticket.ids)} tokens, at most {self._max_tokens} are read: shorten it"
             )
+
+    def run_trunk(self, tickets: Sequence[Ticket], taps: Sequence[int]) -> None:
+        """Give tickets that were read their states, tapped after these layers for the router if it is asked.
+
+        One pass for all; an untidy text takes part a second time, tidied, and the router reads that.
+        """
+        untidy = [
+            ticket for ticket in tickets if taps and not ticket.job.tasks and ticket.tidy != ticket.text
+        ]
+        ids = [ticket.ids for ticket in tickets]
+        ids += [self._renderer.job_ids(ticket.tidy) for ticket in untidy]
+        states = run_trunk(self._model, self._depth, ids, taps=taps)
+        for ticket, state in zip(tickets, states[: len(tickets)], strict=True):
+            ticket.state = ticket.routed = state
+        for ticket, state in zip(untidy, states[len(tickets) :], strict=True):
+            ticket.routed = state
 
     def request(self, ticket: Ticket, expert: LoadedExpert, name: str) -> Request:
         """What an expert in memory is asked of a ticket that was read and has its trunk states.
@@ -80,3 +101,9 @@ class Asking:
             temperature=expert.checked.card.temperature,
             sampling=spec.constraint if isinstance(spec.constraint, TextSpec) else None,
         )
+
+
+def readings_of(tickets: Sequence[Ticket], taps: Sequence[int]) -> Readings:
+    """What the router reads of tickets that have their states, in their order."""
+    states = [ticket.routed for ticket in tickets if ticket.routed is not None]
+    return Readings.of(states, [ticket.tidy for ticket in tickets], taps)

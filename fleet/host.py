@@ -15,13 +15,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from fleet.asking import ROUTED_TOKENS, Asking
+from fleet.asking import ROUTED_TOKENS, Asking, readings_of
 from fleet.checked import CheckedExpert, LoadedRouter, Profiles, check_expert, check_router
 from fleet.demand import FormError
 from fleet.engine.base import Base
 from fleet.engine.decode import Completion, Scheduler
 from fleet.engine.specs import Weights
-from fleet.engine.trunk import run_trunk
 from fleet.engine.weights import ServedModels
 from fleet.errors import FleetError, InputError, JobError, RegistryError, suggest
 from fleet.job import Answer, Job, Result
@@ -35,7 +34,6 @@ from fleet.roster import Roster
 from fleet.routing.decision import Decision
 from fleet.routing.explain import explain
 from fleet.routing.head import TOP
-from fleet.routing.reading import Readings
 from fleet.routing.tally import Tally
 from fleet.stores import artifact_cache, open_base, open_registry
 from fleet.ticket import Ticket
@@ -195,8 +193,8 @@ class Host:
         self._read(ticket)
         if ticket.refused:
             raise JobError(ticket.refused.reason)
-        (state,) = run_trunk(self._models.reader, self._depth, [ticket.ids], taps=router.taps)
-        read = Readings.of([state], [ticket.text], router.taps)
+        self.asking.run_trunk([ticket], router.taps)
+        read = readings_of([ticket], router.taps)
         return explain(router, read, neighbours=neighbours, known=self.champions)
 
     def _load(self, infos: Sequence[VersionInfo]) -> None:
@@ -216,11 +214,8 @@ class Host:
             self._read(ticket)
         going = [ticket for ticket in tickets if ticket.refused is None]
         taps = () if self.router is None else self.router.router.taps
-        ids = [ticket.ids for ticket in going]
-        for ticket, state in zip(
-            going, run_trunk(self._models.reader, self._depth, ids, taps=taps), strict=True
-        ):
-            ticket.state = state
+        self.asking.run_trunk(going, taps)
+        for ticket in going:
             ticket.lap("trunk")
         self._decide(going)
         for ticket in going:
@@ -340,8 +335,7 @@ class Host:
                 )
             return
         router = self.router.router
-        states = [ticket.state for ticket in free if ticket.state is not None]
-        read = Readings.of(states, [ticket.text for ticket in free], router.taps)
+        read = readings_of(free, router.taps)
         top = max([TOP, *(ticket.top for ticket in free)])
         decisions = router.decide(read, known=self.champions, top=top)
         for ticket, made in zip(free, decisions, strict=True):

@@ -32,6 +32,10 @@ class Ticket:
     text: str = ""
     ids: list[int] = field(default_factory=list)
     state: TrunkState | None = None
+    tidy: str = ""
+    """The text as the router reads it,"""
+    routed: TrunkState | None = None
+    """and its state: the same one, where the text is tidy already."""
     readings: dict[str, TrunkState] = field(default_factory=dict)
     """Of the same fields in another order, by how they are rendered then."""
     decision: Decision | None = None

@@ -14,6 +14,7 @@ from fleet.engine.prompt import Renderer
 from fleet.engine.trunk import POOLED_TOKENS, TrunkState, run_trunk
 from fleet.routing.features import stack
 from fleet.routing.lexical import grams
+from fleet.routing.tidy import tidy
 
 __all__ = ["Readings", "read_texts"]
 
@@ -32,6 +33,7 @@ class Readings:
     tokens: tuple[int, ...]
     """Of each text."""
     texts: tuple[str, ...]
+    """Tidied."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -44,7 +46,7 @@ class Readings:
         taps: Sequence[int],
         tokens: Sequence[int] | None = None,
     ) -> Readings:
-        """From trunk states, tapped after these layers, and the canonical texts that they are of.
+        """From trunk states, tapped after these layers, and the tidied texts that they are of.
 
         ``tokens`` of each text, where the trunk ran over its beginning only.
         """
@@ -67,11 +69,11 @@ class Readings:
 
 
 def read_texts(base: Base, texts: Sequence[str], taps: Sequence[int]) -> Readings:
-    """What the router reads of canonical texts; no more of long ones than what is pooled."""
+    """What the router reads of canonical texts, tidied; no more of long ones than what is pooled."""
     renderer = Renderer.of(base.tokenizer)
     parts = []
     for start in range(0, len(texts), CHUNK):
-        chunk = texts[start : start + CHUNK]
+        chunk = [tidy(text) for text in texts[start : start + CHUNK]]
         ids = [renderer.job_ids(text) for text in chunk]
         states = run_trunk(base.model, max(taps), [each[: 1 + POOLED_TOKENS] for each in ids], taps=taps)
         parts.append(Readings.of(states, chunk, taps, [len(each) - 1 for each in ids]))

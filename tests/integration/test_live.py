@@ -77,6 +77,24 @@ def test_jobs_from_many_threads_are_answered_as_they_are_alone(shop: Workshop, l
     assert live.state().waiting == 0
 
 
+def test_an_untidy_job_is_routed_as_if_it_were_tidy_and_answered_as_it_is(
+    shop: Workshop, live: LiveHost
+) -> None:
+    tidied, untidy = "hello fox", "  hello   fox \n"
+    free, spaced, shouted = (
+        answered(live, Job(text, text=text)) for text in (tidied, untidy, untidy.upper())
+    )
+    assert free.decision is not None
+    assert free.decision.fit is not None
+    assert spaced.decision == free.decision == shouted.decision
+    named = [answered(live, Job(text, text=text, task="story")) for text in (tidied, untidy)]
+    assert named[0].answers[0].text != named[1].answers[0].text
+    if free.decision.task == "story":
+        assert spaced.answers[0].text == named[1].answers[0].text
+    host = Host.open(Project.find(shop.place.parent))
+    assert host.explain(Job("a", text=untidy)) == host.explain(Job("b", text=tidied))
+
+
 def test_several_tasks_answer_one_text_from_one_reading(live: LiveHost) -> None:
     result = answered(live, Job("1", text="Anna met Bo", task=("mood", "record", "story")))
     assert [answer.task for answer in result.answers] == ["mood", "record", "story"]
