@@ -11,6 +11,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 from fleet.data.rows import load_task_rows
@@ -59,6 +60,7 @@ def refit_router(project: Project, registry: Registry, base: Callable[[], Base])
         record = RunRecord(
             params={"tasks": ", ".join(task.name for task in tasks), "taps": str(list(router.taps))},
             metrics=router.metrics,
+            tables={"tasks": [{"task": name, **asdict(fare)} for name, fare in router.fares.items()]},
             tags={"base_fingerprint": loaded.fingerprint},
         )
         info = registry.log_version(

@@ -208,6 +208,14 @@ def test_the_router_follows_the_base(root: Path) -> None:
     registry = open_registry(project)
     before = registry.champion(ROUTER)
     assert before is not None
+    client = enter().MlflowClient(tracking_uri=registry.tracking_uri)
+    table = Path(client.download_artifacts(before.run_id, "tasks.json", str(root)))
+    shown = json.loads(table.read_text())
+    fares = [dict(zip(shown["columns"], row, strict=True)) for row in shown["data"]]
+    assert len(fares) == 2
+    assert all(
+        {"task", "coverage", "misroutes", "low", "high", "budget", "shown"} <= fare.keys() for fare in fares
+    )
     assert "unchanged" in refit_router(project, registry, lambda: open_base(project))
     shutil.move(root / "base", root / "kept")
     write_tiny_base(root / "base", seed=9)
