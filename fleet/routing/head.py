@@ -84,7 +84,7 @@ class Router:
         ordered = {name: evidence[name] for name in sorted(evidence)}
         names = tuple(ordered)
         statistics = statistics or Statistics.of(ordered, ground.corpus)
-        model = statistics.model(ordered, ground.corpus)
+        model = statistics.model()
         held = cross_validate(ordered, ground.corpus, statistics)
         scale = calibrate(held)
         thresholds = set_thresholds(held, scale, names, budget)
@@ -117,17 +117,17 @@ class Router:
         """With one task more. Raises ``ValueError`` if it is there already."""
         if task in self.evidence:
             raise ValueError(f"{task} is routed to already: replace it")
-        return self._with({**self.evidence, task: evidence}, self._statistics().plus(evidence))
+        return self._with({**self.evidence, task: evidence}, self._statistics().plus(task, evidence))
 
     def replace(self, task: str, evidence: Evidence) -> Router:
         """With a task's evidence exchanged. Raises ``KeyError`` if it is not there."""
-        changed = self._statistics().minus(self.evidence[task]).plus(evidence)
+        changed = self._statistics().minus(task, self.evidence[task]).plus(task, evidence)
         return self._with({**self.evidence, task: evidence}, changed)
 
     def remove(self, task: str) -> Router:
         """Without a task. Raises ``KeyError`` if it is not there, ``ValueError`` if it is the only one."""
         rest = {name: each for name, each in self.evidence.items() if name != task}
-        return self._with(rest, self._statistics().minus(self.evidence[task]))
+        return self._with(rest, self._statistics().minus(task, self.evidence[task]))
 
     def under(self, budget: Budget) -> Router:
         """With thresholds for another budget."""

@@ -8,11 +8,12 @@ its rows), stand for jobs that nobody takes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 from fleet.routing.evidence import EXAMPLE, FOLDS, INPUT, Evidence, spread
 from fleet.routing.features import Bytes
@@ -97,28 +98,31 @@ def cross_validate(tasks: Mapping[str, Evidence], corpus: Corpus, statistics: St
     changed_truth = [np.empty(0, np.int64)]
     for fold in range(FOLDS):
         try:
-            model = statistics.model(tasks, corpus, without=fold)
+            model = statistics.model(without=fold)
         except ValueError:
             continue
         columns = [names.index(name) for name in model.names]
         outside = corpus.folds == fold
         judge = _Judge(model, corpus.means, columns, len(names))
         beyond.append(judge(corpus.rows[outside], corpus.grams[outside]))
+        held_rows, origins, changed = _Pile(), _Pile(), _Pile()
         for column, name in zip(columns, model.names, strict=True):
             task = tasks[name]
             kinds = np.array(task.kinds)
             held = np.flatnonzero((np.array(task.folds) == fold) & (kinds != EXAMPLE))
             held = held[spread(len(held), each // FOLDS + 1)]
-            views.append(judge(task.rows[held], task.grams[held]))
+            held_rows.add(task.rows, task.grams, held)
             truth.append(np.full(len(held), column, np.int64))
             inputs.append(kinds[held] == INPUT)
             if task.changes is not None:
                 mine = np.flatnonzero(np.array(task.folds)[task.changes.origins] == fold)
-                origins = task.changes.origins[mine]
-                before.append(judge(task.rows[origins], task.grams[origins]))
-                after.append(judge(task.changes.rows[mine], task.changes.grams[mine]))
+                origins.add(task.rows, task.grams, task.changes.origins[mine])
+                changed.add(task.changes.rows, task.changes.grams, mine)
                 ways.append(task.changes.ways[mine])
                 changed_truth.append(np.full(len(mine), column, np.int64))
+        views += held_rows.judged(judge)
+        before += origins.judged(judge)
+        after += changed.judged(judge)
     return HeldOut(
         Views.joined(views, len(names)),
         np.concatenate(truth),
@@ -131,6 +135,23 @@ def cross_validate(tasks: Mapping[str, Evidence], corpus: Corpus, statistics: St
             np.concatenate(changed_truth),
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pile:
+    """Rows of many tasks that are judged together."""
+
+    rows: list[Bytes] = field(default_factory=list)
+    grams: list[csr_matrix] = field(default_factory=list)
+
+    def add(self, rows: Bytes, grams: csr_matrix, some: NDArray[np.integer[Any]]) -> None:
+        self.rows.append(rows[some])
+        self.grams.append(grams[some])
+
+    def judged(self, judge: _Judge) -> list[Views]:
+        if not self.rows:
+            return []
+        return [judge(np.concatenate(self.rows), vstack(self.grams, format="csr"))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ def judge_router(router: Router) -> dict[str, Held]:
     scores = {name: np.full((len(mask), len(router.tasks)), np.nan) for name, mask in inputs.items()}
     for fold in range(FOLDS):
         try:
-            model = statistics.model(router.evidence, corpus, without=fold)
+            model = statistics.model(without=fold)
         except ValueError:  # nothing is left to fit on
             continue
         dense = router.scale.merged(model, corpus.means)

@@ -6,7 +6,7 @@ Knows nothing of thresholds and files. A task is added and taken away by adding 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from fleet.routing.evidence import FOLDS, Evidence
 from fleet.routing.features import Bytes
 from fleet.routing.lexical import Lexicon
 
-__all__ = ["Corpus", "Model", "Statistics"]
+__all__ = ["Corpus", "Model", "Statistics", "Sums"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,64 +47,102 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
-    """Sums of products of all rows, one for each fold."""
+class Sums:
+    """Of one task's rows, or of the background's, by fold."""
 
+    n: NDArray[np.int64]
+    """``[FOLDS]``."""
+    totals: NDArray[np.float64]
+    """``[FOLDS, W]``."""
+    fourth: NDArray[np.float64]
+    """``[2, FOLDS]``, over means alone and over all: of distances to the mean of all folds, of which one left
+    out moves it too little to matter for a shrinkage."""
+    grams: csr_matrix
+    """``[FOLDS, lexical.BUCKETS]``: rows that hold each n-gram."""
+
+    @classmethod
+    def of(cls, rows: Bytes, grams: csr_matrix, folds: NDArray[np.int64], means: NDArray[np.bool_]) -> Sums:
+        """Of n rows ``[n, W]`` with their n-grams and folds; ``means`` tells the columns of means."""
+        member = csr_matrix(
+            (np.ones(len(rows), np.float32), (folds, np.arange(len(rows)))), (FOLDS, len(rows))
+        )
+        totals = np.stack([rows[folds == fold].sum(0, dtype=np.int64) for fold in range(FOLDS)])
+        away = (rows - (totals.sum(0) / len(rows)).astype(np.float32)) ** 2
+        fourth = [part.sum(1, dtype=np.float64) ** 2 for part in (away[:, means], away)]
+        return cls(
+            np.bincount(folds, minlength=FOLDS),
+            totals.astype(np.float64),
+            np.stack([np.bincount(folds, each, minlength=FOLDS) for each in fourth]),
+            (member @ grams).tocsr(),
+        )
+
+    def moments(self, kept: NDArray[np.bool_]) -> Moments:
+        """Over these folds."""
+        return Moments(int(self.n[kept].sum()), self.totals[kept].sum(0), float(self.fourth[1, kept].sum()))
+
+    def moments_of_means(self, kept: NDArray[np.bool_], means: NDArray[np.bool_]) -> Moments:
+        """The same, over the columns of means alone."""
+        whole = self.moments(kept)
+        return Moments(whole.n, whole.total[means], float(self.fourth[0, kept].sum()))
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Of a fleet and the background: each task's sums, and the products of all rows together."""
+
+    means: NDArray[np.bool_]
+    """``[W]``: columns of means."""
     products: tuple[NDArray[np.float64], ...]
-    """``[W, W]`` for each fold."""
+    """``[W, W]`` for each fold: sums of outer products of everybody's rows."""
+    ground: Sums
+    tasks: Mapping[str, Sums]
+    """In the order of their names."""
 
     @classmethod
     def of(cls, tasks: Mapping[str, Evidence], corpus: Corpus) -> Statistics:
         """Over these tasks and the background."""
-        width = corpus.rows.shape[1]
-        none = cls(tuple(np.zeros((width, width)) for _ in range(FOLDS)))
-        some = none._with(corpus.rows, corpus.folds, 1)
-        for each in tasks.values():
-            some = some.plus(each)
-        return some
+        learned = [(corpus.rows, corpus.grams, corpus.folds), *(each.learned() for each in tasks.values())]
+        products = []
+        for fold in range(FOLDS):  # in large pieces: each piece writes the whole matrix anew
+            products.append(gram(np.concatenate([rows[folds == fold] for rows, _, folds in learned])))
+        ground, *sums = (Sums.of(*each, corpus.means) for each in learned)
+        return cls(corpus.means, tuple(products), ground, dict(sorted(zip(tasks, sums, strict=True))))
 
-    def plus(self, task: Evidence) -> Statistics:
-        """With a task's rows."""
+    def plus(self, name: str, task: Evidence) -> Statistics:
+        """With a task."""
+        sums = Sums.of(*task.learned(), self.means)
+        return self._with(task, 1, dict(sorted({**self.tasks, name: sums}.items())))
+
+    def minus(self, name: str, task: Evidence) -> Statistics:
+        """Without a task that is in it with this evidence."""
+        return self._with(task, -1, {each: sums for each, sums in self.tasks.items() if each != name})
+
+    def _with(self, task: Evidence, sign: int, tasks: Mapping[str, Sums]) -> Statistics:
         rows, _, folds = task.learned()
-        return self._with(rows, folds, 1)
-
-    def minus(self, task: Evidence) -> Statistics:
-        """Without a task's rows, which must be in it."""
-        rows, _, folds = task.learned()
-        return self._with(rows, folds, -1)
-
-    def _with(self, rows: Bytes, folds: NDArray[np.int64], sign: int) -> Statistics:
-        return Statistics(
-            tuple(
-                held + sign * gram(rows[folds == fold]) if (folds == fold).any() else held
-                for fold, held in enumerate(self.products)
-            )
+        products = tuple(
+            held + sign * gram(rows[folds == fold]) if (folds == fold).any() else held
+            for fold, held in enumerate(self.products)
         )
+        return replace(self, products=products, tasks=tasks)
 
-    def model(self, tasks: Mapping[str, Evidence], corpus: Corpus, without: int | None = None) -> Model:
-        """Over the same tasks and background, in the order given; of rows outside one fold, if wished.
+    def model(self, without: int | None = None) -> Model:
+        """Over all rows, or those outside one fold; of the tasks that have any there.
 
         Raises ``ValueError`` if nothing of any task, or of the background, is left.
         """
-        kept: dict[str, tuple[Bytes, csr_matrix]] = {}
-        for name, each in tasks.items():
-            rows, grams, folds = each.learned()
-            if (mask := folds != without).any():
-                kept[name] = rows[mask], grams[mask]
-        names = tuple(kept)
-        outside = corpus.folds != without
-        if not names or not outside.any():
+        kept = np.arange(FOLDS) != without
+        names = tuple(name for name, each in self.tasks.items() if each.n[kept].any())
+        if not names or not self.ground.n[kept].any():
             raise ValueError("no rows are left to fit on")
-        products = sum(each for fold, each in enumerate(self.products) if fold != without)
-        moments = [Moments.of(rows) for rows, _ in kept.values()]
-        ground = Moments.of(corpus.rows[outside])
-        states = Discriminant.fit(moments, ground, np.asarray(products))
-        columns = corpus.means
-        means = Discriminant.fit(
-            [Moments.of(rows[:, columns]) for rows, _ in kept.values()],
-            Moments.of(corpus.rows[outside][:, columns]),
-            np.asarray(products)[np.ix_(columns, columns)],
+        every = [*(self.tasks[name] for name in names), self.ground]
+        products = np.add.reduce([each for fold, each in enumerate(self.products) if kept[fold]])
+        *moments, ground = (each.moments(kept) for each in every)
+        states = Discriminant.fit(moments, ground, products)
+        *moments, ground = (each.moments_of_means(kept, self.means) for each in every)
+        means = Discriminant.fit(moments, ground, products[np.ix_(self.means, self.means)])
+        chosen = csr_matrix(kept[None].astype(np.float32))
+        *counts, general = (chosen @ each.grams for each in every)
+        lexicon = Lexicon.fit(
+            vstack(counts, format="csr").astype(np.float64), general.toarray()[0].astype(np.float64)
         )
-        counts = vstack([csr_matrix(grams.sum(0)) for _, grams in kept.values()], format="csr")
-        general = np.asarray(corpus.grams[outside].sum(0), dtype=np.float64).ravel()
-        return Model(names, means, states, Lexicon.fit(counts.astype(np.float64), general))
+        return Model(names, means, states, lexicon)

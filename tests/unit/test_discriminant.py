@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
 from fleet.routing.discriminant import Discriminant, Moments, gram, shrunk_covariance
+from fleet.routing.evidence import FOLDS
 from fleet.routing.features import LIMIT
+from fleet.routing.lexical import grams
+from fleet.routing.statistics import Sums
 
 
 def rows(n: int, width: int, seed: int, middle: int = 0, spread: int = 20) -> NDArray[np.int8]:
@@ -59,3 +62,23 @@ def test_a_task_of_few_rows_borrows_from_the_middle_of_all() -> None:
     found = Discriminant.fit([Moments.of(each) for each in classes], Moments.of(background), products)
     right = (found.scores(draw(0, 400, 99)).argmax(1) == 0).mean()
     assert right > 0.5
+
+
+@pytest.mark.parametrize("without", [None, 0, 3])
+def test_sums_by_fold_are_those_of_the_rows_that_are_left(without: int | None) -> None:
+    held = rows(40, 6, 3, middle=9)
+    folds = np.random.default_rng(1).integers(0, FOLDS, 40)
+    texts = [f"row {n} of {n % 7}" for n in range(40)]
+    means = np.arange(6) < 3
+    kept = np.arange(FOLDS) != without
+    left = held[folds != without]
+    sums = Sums.of(held, grams(texts), folds, means)
+    for found, wanted in (
+        (sums.moments(kept), Moments.of(left)),
+        (sums.moments_of_means(kept, means), Moments.of(left[:, means])),
+    ):
+        assert found.n == wanted.n
+        assert np.array_equal(found.total, wanted.total)
+        assert found.fourth == pytest.approx(wanted.fourth, rel=1e-5 if without is None else 0.1)
+    counted = np.asarray(sums.grams[kept].sum(0)).ravel()
+    assert np.array_equal(counted, np.asarray(grams(texts)[folds != without].sum(0)).ravel())
