@@ -34,7 +34,7 @@ LIMIT = 512
 """Inputs kept of a task."""
 CROSSINGS = 4
 """Inputs that each routing example is put beside."""
-SHARE = 4
+SHARE = 16
 """One changed input is learned from for so many rows, at most."""
 SNIPPET = 120
 FOLDS = 5
@@ -94,7 +94,8 @@ class Evidence:
         folds = np.array(self.folds, np.int64)
         if self.changes is None or len(self.rows) < SHARE:
             return self.rows, self.grams, folds
-        some = spread(len(self.changes.rows), len(self.rows) // SHARE)
+        moved = np.flatnonzero((self.changes.rows != self.rows[self.changes.origins]).any(1))
+        some = moved[spread(len(moved), len(self.rows) // SHARE)]
         return (
             np.concatenate([self.rows, self.changes.rows[some]]),
             vstack([self.grams, self.changes.grams[some]], format="csr"),

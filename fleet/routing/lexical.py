@@ -24,7 +24,7 @@ LENGTHS = (2, 5)
 """Of n-grams, inside words and at their edges, in lower case."""
 CHARACTERS = 2048
 """Of a job that are read: their n-grams count as full evidence many times over (``EVIDENCE``)."""
-SMOOTHING = 1000.0
+SMOOTHING = 200.0
 """N-grams of text in general that every task is taken to have seen besides its own."""
 EVIDENCE = 128
 """N-grams that count as evidence of their own: a text of more says no more for being longer."""
