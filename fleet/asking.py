@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fleet.demand import under
 from fleet.engine.base import Base
@@ -37,7 +37,7 @@ class Asking:
 
     def read(self, ticket: Ticket) -> None:
         """Render the ticket's fields and cut them into tokens. Raises ``JobError``."""
-        ticket.text = render_job(PromptSpec(tuple(ticket.fields) or ("text",), " "), ticket.fields)
+        ticket.text = bare_text(ticket.fields)
         most = self._max_tokens * TOKEN_CHARACTERS
         if len(ticket.text) > most:  # before it is cut into tokens, which holds everybody else up
             raise JobError(
@@ -101,6 +101,11 @@ class Asking:
             temperature=expert.checked.card.temperature,
             sampling=spec.constraint if isinstance(spec.constraint, TextSpec) else None,
         )
+
+
+def bare_text(fields: Mapping[str, str]) -> str:
+    """A job as the router reads it, before it is known whose it is: its fields in their own order."""
+    return render_job(PromptSpec(tuple(fields) or ("text",), " "), fields)
 
 
 def readings_of(tickets: Sequence[Ticket], taps: Sequence[int]) -> Readings:

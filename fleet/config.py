@@ -40,6 +40,9 @@ class RoutingDefaults(Section):
     """Greatest share of routed jobs that may go to a wrong task; a task may be stricter."""
     out_of_scope: float = Field(default=0.05, ge=0, lt=1)
     """Share of jobs that fit no task, as you expect: the more, the surer the router must be."""
+    out_of_scope_jobs: Text | None = None
+    """A file of jobs that fit no task, a JSON object a line as for fleet route --file: the router learns
+    them as what it must not route."""
 
 
 class FleetConfig(Declared):

@@ -14,16 +14,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from fleet.asking import bare_text
 from fleet.data.rows import load_task_rows
 from fleet.engine.base import Base
 from fleet.engine.base_folder import fingerprint
 from fleet.engine.prompt import render_job
 from fleet.errors import ArtifactError, DataError, InputError
+from fleet.foreign import read_foreign
 from fleet.project import Project
 from fleet.recipe import task_spec
 from fleet.registry.lifecycle import promote
 from fleet.registry.store import ROUTER, Registry, RunRecord
 from fleet.routing.artifact import load_router, save_router
+from fleet.routing.background import NOBODY, Foreign
 from fleet.routing.budget import Budget
 from fleet.routing.fit import fit_router, is_current
 from fleet.routing.head import Router
@@ -50,10 +53,12 @@ def refit_router(project: Project, registry: Registry, base: Callable[[], Base])
     if previous is not None and not is_current(previous, fingerprint(base_folder(project)), depth):
         previous = None
     budget = budget_of(project, [task.name for task in tasks])
-    if previous is not None and current is not None and _same(previous, tasks) and previous.budget == budget:
+    foreign = foreign_jobs(project)
+    same = previous is not None and previous.budget == budget and previous.ground.own_digest == foreign.digest
+    if previous is not None and current is not None and same and _same(previous, tasks):
         return f"unchanged, version {current.version} over {len(tasks)} tasks"
     loaded = base()
-    router = fit_router(loaded, tasks, previous=previous, depth=depth, budget=budget)
+    router = fit_router(loaded, tasks, previous=previous, depth=depth, budget=budget, foreign=foreign)
     with tempfile.TemporaryDirectory(prefix="fleet-router-") as scratch:
         folder = Path(scratch) / "router"
         digest = save_router(folder, router)
@@ -116,6 +121,11 @@ def budget_of(project: Project, names: Iterable[str]) -> Budget:
     own = {name: least for name in names if (least := project.task(name).routing.max_misroute) is not None}
     routing = project.config.routing
     return Budget(routing.max_misroute, own, routing.out_of_scope)
+
+
+def foreign_jobs(project: Project) -> Foreign:
+    """The project's own jobs of nobody. Raises ``InputError`` for a file that cannot be read as jobs."""
+    return Foreign.of(bare_text(fields) for fields in read_foreign(project))
 
 
 def _same(previous: Router, tasks: list[RouterTask]) -> bool:

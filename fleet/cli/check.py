@@ -41,7 +41,7 @@ def check(
 ) -> None:
     """Check manifests and data; report every fault at once.
 
-    Looks at fleet.yaml, the promotion policy, every task.yaml and all rows. With TASKs, only faults in
+    Looks at fleet.yaml and the files it names, every task.yaml and all rows. With TASKs, only faults in
     their files are shown. A fault names file, line, field, rule and value; rows of a file that break the
     same rule share a line, which --json does not do.
 
@@ -58,6 +58,7 @@ def check(
         _known(tasks, names)
         folders = [f"{project.config.tasks.rstrip('/')}/{task}/" for task in tasks]
         smallest, faults = _policy(project)
+        faults += _foreign(project)
         faults += check_project(project, min_effect=smallest, between=_between(project, with_router))
     except InputError as error:
         if not error.faults:
@@ -111,6 +112,17 @@ def _policy(project: Project) -> tuple[float, list[Fault]]:
         return load_policy(project.resolve(name), name=name).gate.min_effect, []
     except ManifestError as error:
         return Policy().gate.min_effect, list(error.faults)
+
+
+def _foreign(project: Project) -> list[Fault]:
+    """Faults of the project's own jobs of nobody."""
+    from fleet.foreign import read_foreign
+
+    try:
+        read_foreign(project)
+    except InputError as error:
+        return list(error.faults) or [Fault("file-unreadable", str(error), "fleet.yaml")]
+    return []
 
 
 def _show(faults: Sequence[Fault]) -> None:

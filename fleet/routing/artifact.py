@@ -72,6 +72,7 @@ def save_router(folder: Path, router: Router) -> str:
         "taps": list(ground.taps),
         "blocks": ground.frame.blocks,
         "background": ground.digest,
+        "own": {"rows": ground.corpus.own, "digest": ground.own_digest},
         "budget": asdict(router.budget),
         "scale": asdict(router.scale),
         "thresholds": asdict(router.thresholds),
@@ -139,12 +140,18 @@ class _Task(_Part):
     """Kind, fold, source, snippet."""
 
 
+class _Own(_Part):
+    rows: Annotated[int, Field(ge=0)]
+    digest: str
+
+
 class _Card(_Part):
     format: int
     base_fingerprint: str
     taps: tuple[Annotated[int, Field(ge=1)], ...]
     blocks: Annotated[int, Field(ge=1)]
     background: str
+    own: _Own
     budget: Budget
     scale: Scale
     thresholds: Thresholds
@@ -166,8 +173,11 @@ def _router(card: _Card, tensors: Mapping[str, NDArray[Any]]) -> Router:
         take.sparse("background.grams", count),
         take.between("background.folds", np.int64, count, FOLDS),
         frame.means,
+        card.own.rows,
     )
-    ground = Ground(card.base_fingerprint, card.taps, frame, corpus, card.background)
+    if card.own.rows >= count:
+        raise ValueError(f"{card.own.rows} of {count} rows of the background are the fleet's own")
+    ground = Ground(card.base_fingerprint, card.taps, frame, corpus, card.background, card.own.digest)
     evidence = {}
     for name in names:
         task = card.tasks[name]

@@ -50,7 +50,8 @@ class Budget:
     tasks: Mapping[str, float] = field(default_factory=dict)
     """Of tasks that are stricter."""
     out_of_scope: float = OUT_OF_SCOPE
-    """Share of jobs that fit no task, as is reckoned: half like the background, half like other tasks."""
+    """Share of jobs that fit no task, as is reckoned: in equal parts like the background, like other tasks
+    and, where the fleet has any, like its own jobs of nobody."""
 
     def __post_init__(self) -> None:
         for share in (self.max_misroute, *self.tasks.values()):
@@ -124,15 +125,18 @@ class Judged:
         return np.asarray((self.fit >= thresholds.fit) & (self.top >= least[self.column]))
 
 
-def foreign(held: HeldOut, scale: Scale) -> tuple[Judged, Judged]:
-    """Rows that no task takes: the background, and every row with its own task left out."""
+def foreign(held: HeldOut, scale: Scale) -> dict[str, Judged]:
+    """Rows that no task takes, by kind: the background, every row with its own task left out (``loto``),
+    and the fleet's own (``foreign``); those of which there are any."""
     scores = scale.fused(held.views)
     tasks = scores.shape[1]
     others = np.where(np.arange(tasks) == held.truth[:, None], -np.inf, scores)
-    return (
-        Judged.of(scale.fused(held.background), scale, None),
-        Judged.of(others if tasks > 1 else np.empty((0, 1)), scale, None),
-    )
+    found = {
+        "background": Judged.of(scale.fused(held.background), scale, None),
+        "loto": Judged.of(others if tasks > 1 else np.empty((0, 1)), scale, None),
+        "foreign": Judged.of(scale.fused(held.own), scale, None),
+    }
+    return {kind: rows for kind, rows in found.items() if len(rows.fit)}
 
 
 def set_thresholds(held: HeldOut, scale: Scale, names: Sequence[str], budget: Budget) -> Thresholds:
@@ -142,7 +146,7 @@ def set_thresholds(held: HeldOut, scale: Scale, names: Sequence[str], budget: Bu
         return Thresholds(0.0, EVEN, {}, 0.0, origin, kept=False)
     scores = scale.fused(held.views)
     rows = Judged.of(scores, scale, held.truth)
-    strangers = [each for each in foreign(held, scale) if len(each.fit)]
+    strangers = list(foreign(held, scale).values())
     fit, probability, kept = _search(rows, strangers, budget)
     if not kept:
         fit = max(fit, 0.0)  # more like a task than like text in general, where rows do not say otherwise

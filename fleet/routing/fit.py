@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from scipy.sparse import vstack
 
 from fleet.engine.base import Base
 from fleet.engine.prompt import Renderer
 from fleet.engine.trunk import run_trunk
-from fleet.routing.background import load_background
+from fleet.routing.background import NOBODY, Foreign, load_background
 from fleet.routing.budget import Budget
-from fleet.routing.evidence import Changes, Evidence, fold_of_group, pick_rows
+from fleet.routing.content import content_digest
+from fleet.routing.evidence import FOLDS, Changes, Evidence, fold_of_group, pick_rows
 from fleet.routing.features import POOLS, Frame, stack, taps_of
 from fleet.routing.head import Ground, Router
 from fleet.routing.language import identify, is_multilingual
@@ -48,16 +50,21 @@ def fit_router(
     previous: Router | None = None,
     depth: int = DEPTH,
     budget: Budget | None = None,
+    foreign: Foreign = NOBODY,
 ) -> Router:
     """Over exactly these tasks; those of ``previous`` whose data did not change are not computed again.
 
     ``depth`` is the trunk's. A ``previous`` over another base, depth or background is not used.
+    ``foreign`` are jobs that no task may take.
     """
     if not tasks:
         raise ValueError("a router needs at least one task")
     if previous is not None and not is_current(previous, base.fingerprint, depth):
         previous = None
-    ground = lay_ground(base, depth) if previous is None else previous.ground
+    if previous is not None and previous.ground.own_digest == foreign.digest:
+        ground = previous.ground
+    else:  # in the same space, so what is known of tasks holds
+        ground = lay_ground(base, depth, foreign)
     evidence: dict[str, Evidence] = {}
     for task in tasks:
         if task.name in evidence:
@@ -72,8 +79,8 @@ def fit_router(
     return replace(router, metrics={**router.metrics, **attacked(base, router, tasks)})
 
 
-def lay_ground(base: Base, depth: int) -> Ground:
-    """The space that a trunk of this depth gives, and the packaged background in it."""
+def lay_ground(base: Base, depth: int, foreign: Foreign = NOBODY) -> Ground:
+    """The space that a trunk of this depth gives, and in it the packaged background and a fleet's own."""
     background = load_background()
     taps = taps_of(depth)
     log.info("router: reading %d background texts", len(background.texts))
@@ -81,8 +88,14 @@ def lay_ground(base: Base, depth: int) -> Ground:
     renderer = Renderer.of(base.tokenizer)
     blank = stack([run_trunk(base.model, depth, [[renderer.bos]], taps=taps)[0].pooled], taps)[0]
     frame = Frame.of(read.raw, blank, len(POOLS) * len(taps))
-    corpus = Corpus(frame.place(read.raw), read.grams, fold_of_group(background.groups), frame.means)
-    return Ground(base.fingerprint, taps, frame, corpus, background.digest)
+    rows, letters, folds = frame.place(read.raw), read.grams, fold_of_group(background.groups)
+    if foreign.texts:
+        own = read_texts(base, foreign.texts, taps)
+        rows = np.concatenate([rows, frame.place(own.raw)])
+        letters = vstack([letters, own.grams], format="csr")
+        folds = np.concatenate([folds, [content_digest(text) % FOLDS for text in foreign.texts]])
+    corpus = Corpus(rows, letters, folds.astype(np.int64), frame.means, len(foreign.texts))
+    return Ground(base.fingerprint, taps, frame, corpus, background.digest, foreign.digest)
 
 
 def gather(base: Base, ground: Ground, task: RouterTask) -> Evidence:

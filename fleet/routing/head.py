@@ -41,7 +41,9 @@ class Ground:
     frame: Frame
     corpus: Corpus
     digest: str
-    """Of the background's texts."""
+    """Of the background's texts,"""
+    own_digest: str = ""
+    """and of the fleet's own jobs of nobody among them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Rows judged by models that had not seen them. Knows no thresholds.
 
-Held-out inputs, alone and beside an instruction, stand for jobs. Held-out groups of the background, and
-every task's inputs under the scores of the other tasks (leave one task out; the covariance still holds
-its rows), stand for jobs that nobody takes.
+Held-out inputs, alone and beside an instruction, stand for jobs. Held-out groups of the background, the
+fleet's own jobs of nobody, and every task's inputs under the scores of the other tasks (leave one task out;
+the covariance still holds its rows), stand for jobs that nobody takes.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ class HeldOut:
     inputs: NDArray[np.bool_]
     """``[m]``: whether it is an input alone; the others carry an instruction."""
     background: Views
+    own: Views
+    """The fleet's own jobs of nobody."""
     changed: Changed
 
 
@@ -90,6 +92,8 @@ def cross_validate(tasks: Mapping[str, Evidence], corpus: Corpus, statistics: St
     each = max(LEAST, JUDGED // len(names))
     views: list[Views] = []
     beyond: list[Views] = []
+    own: list[Views] = []
+    common = np.arange(len(corpus.folds)) < len(corpus.folds) - corpus.own
     truth = [np.empty(0, np.int64)]
     inputs = [np.empty(0, np.bool_)]
     before: list[Views] = []
@@ -102,9 +106,10 @@ def cross_validate(tasks: Mapping[str, Evidence], corpus: Corpus, statistics: St
         except ValueError:
             continue
         columns = [names.index(name) for name in model.names]
-        outside = corpus.folds == fold
         judge = _Judge(model, corpus.means, columns, len(names))
-        beyond.append(judge(corpus.rows[outside], corpus.grams[outside]))
+        for found, kind in ((beyond, common), (own, np.logical_not(common))):
+            outside = (corpus.folds == fold) & kind
+            found.append(judge(corpus.rows[outside], corpus.grams[outside]))
         held_rows, origins, changed = _Pile(), _Pile(), _Pile()
         for column, name in zip(columns, model.names, strict=True):
             task = tasks[name]
@@ -128,6 +133,7 @@ def cross_validate(tasks: Mapping[str, Evidence], corpus: Corpus, statistics: St
         np.concatenate(truth),
         np.concatenate(inputs),
         Views.joined(beyond, len(names)),
+        Views.joined(own, len(names)),
         Changed(
             Views.joined(before, len(names)),
             Views.joined(after, len(names)),

@@ -74,7 +74,6 @@ def figures(
         return {}
     scores = scale.fused(held.views)
     rows = Judged.of(scores, scale, held.truth)
-    strange, left_out = foreign(held, scale)
     routed = rows.routed(thresholds, names)
     fits = rows.fit >= thresholds.fit
     wrong = int((routed & ~rows.right).sum())
@@ -97,9 +96,6 @@ def figures(
         "cv_calibration_error": calibration_error(rows.top, rows.right),
         "budget_kept": float(thresholds.kept and not thresholds.unshown),
         "out_of_scope": budget.out_of_scope,
-        "background_auroc": auroc(rows.fit, strange.fit),
-        "background_abstained": _mean(strange.fit < thresholds.fit),
-        "background_routed": _mean(strange.routed(thresholds, names)),
         "temperature": scale.temperature,
         "weight_means": scale.means,
         "weight_states": scale.states,
@@ -107,10 +103,10 @@ def figures(
         "fit_threshold": thresholds.fit,
         "probability_threshold": thresholds.probability,
     }
-    if len(left_out.fit):
-        found["loto_auroc"] = auroc(rows.fit, left_out.fit)
-        found["loto_abstained"] = _mean(left_out.fit < thresholds.fit)
-        found["loto_routed"] = _mean(left_out.routed(thresholds, names))
+    for kind, strange in foreign(held, scale).items():
+        found[f"{kind}_auroc"] = auroc(rows.fit, strange.fit)
+        found[f"{kind}_abstained"] = _mean(strange.fit < thresholds.fit)
+        found[f"{kind}_routed"] = _mean(strange.routed(thresholds, names))
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 

@@ -93,7 +93,8 @@ def expected_abstentions(metrics: Mapping[str, float]) -> Expected | None:
     if not (0 <= own <= 1 and rows >= 1):
         return None
     found = binomtest(round(own * int(rows)), int(rows)).proportion_ci(CONFIDENCE, method="exact")
-    strange = [metrics[name] for name in ("background_abstained", "loto_abstained") if name in metrics]
+    kinds = [f"{kind}_abstained" for kind in ("background", "loto", "foreign")]
+    strange = [metrics[kind] for kind in kinds if kind in metrics]
     beyond = sum(strange) / len(strange) if strange else 1.0
     foreign = metrics.get("out_of_scope", 0.0)
 

@@ -32,6 +32,8 @@ class Corpus:
     """``[m]``."""
     means: NDArray[np.bool_]
     """``[W]``: columns of means (``features.Frame.means``)."""
+    own: int = 0
+    """How many of the rows, the last ones, are a fleet's own jobs of nobody."""
 
 
 @dataclass(frozen=True, slots=True)

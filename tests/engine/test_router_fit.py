@@ -14,11 +14,12 @@ from fleet.engine.gemma import Gemma
 from fleet.engine.prompt import Renderer
 from fleet.engine.trunk import run_trunk
 from fleet.routing.artifact import load_router, save_router
+from fleet.routing.background import Foreign
 from fleet.routing.evidence import pick_rows
 from fleet.routing.explain import explain
 from fleet.routing.fit import fit_router
 from fleet.routing.head import Router
-from fleet.routing.reading import Readings
+from fleet.routing.reading import Readings, read_texts
 from fleet.routing.stability import WAYS, pick_changes
 from fleet.routing.task import RouterTask
 
@@ -78,6 +79,34 @@ def test_unchanged_tasks_are_not_computed_again(base: Base, router: Router, tmp_
     without_model = dataclasses.replace(base, model=cast(Gemma, None))
     shrunk = fit_router(without_model, tasks[:1], previous=grown)
     assert shrunk.tasks == ("digits",)
+
+
+def test_a_fleets_own_jobs_of_nobody_are_learned_and_cost_no_task_anew(
+    base: Base, router: Router, tmp_path: Path
+) -> None:
+    tasks = [task("digits", DIGITS), task("russian", RUSSIAN)]
+    foreign = Foreign.of([*MOUSE, MOUSE[0], " "])
+    assert len(foreign.texts) == len(MOUSE)
+    assert foreign == Foreign.of(reversed(MOUSE))
+    told = fit_router(base, tasks, previous=router, foreign=foreign)
+    assert told.ground.corpus.own == len(MOUSE)
+    assert all(told.evidence[name] is router.evidence[name] for name in router.tasks)
+    assert 0 <= told.metrics["foreign_routed"] <= 1
+    assert not any(name.startswith("foreign") for name in router.metrics)
+    read = read_texts(
+        base, [f"once upon a time the {word} fox" for word in ("kind", "tall", "loud")], told.taps
+    )
+    assert (told.scores(read).max(1) < router.scores(read).max(1)).all()
+
+    digest = save_router(tmp_path, told)
+    loaded = load_router(tmp_path, digest=digest)
+    assert (loaded.ground.corpus.own, loaded.ground.own_digest) == (len(MOUSE), foreign.digest)
+    again = fit_router(
+        dataclasses.replace(base, model=cast(Gemma, None)), tasks[:1], previous=loaded, foreign=foreign
+    )
+    assert again.ground is loaded.ground
+    forgotten = fit_router(base, tasks, previous=loaded)
+    assert save_router(tmp_path / "a", forgotten) == save_router(tmp_path / "b", router)
 
 
 def test_another_base_or_depth_is_fitted_from_nothing(base: Base, router: Router) -> None:

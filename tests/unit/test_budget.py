@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def views(rows: int, truth: np.ndarray | None, seed: int, sure: float = 6.0) -> 
     return Views(*found)
 
 
-def held_out(rows: int, seed: int, sure: float = 6.0) -> HeldOut:
+def held_out(rows: int, seed: int, sure: float = 6.0, own: int = 0) -> HeldOut:
     truth = np.random.default_rng(seed).integers(0, len(NAMES), rows)
     few = min(rows, 50)
     ways = np.zeros(few, np.int32)
@@ -42,6 +43,7 @@ def held_out(rows: int, seed: int, sure: float = 6.0) -> HeldOut:
         truth,
         np.ones(rows, bool),
         views(200, None, seed + 3),
+        views(own, None, seed + 4),
         Changed(before, before, ways, truth[:few]),
     )
 
@@ -107,6 +109,20 @@ def test_the_more_jobs_fit_no_task_the_fewer_are_routed() -> None:
     assert coverage(0.0) >= coverage(0.1) > coverage(0.5) > 0
 
 
+def test_a_fleets_own_jobs_of_nobody_are_kept_away_too() -> None:
+    held, without = held_out(4000, 1, own=100), held_out(4000, 1)
+    scale = calibrate(held)
+    near = replace(held, own=views(100, np.zeros(100, np.int64), 7, sure=5.0))
+
+    def found(rows: HeldOut) -> dict[str, float]:
+        return figures(rows, scale, NAMES, set_thresholds(rows, scale, NAMES, Budget(0.03)), Budget(0.03))
+
+    assert "foreign_routed" not in found(without)
+    far, close = found(held), found(near)
+    assert far["foreign_abstained"] > 0.9
+    assert close["cv_coverage"] < far["cv_coverage"]
+
+
 @pytest.mark.parametrize("wrong", [{"max_misroute": 0.0}, {"tasks": {"a": 1.5}}, {"out_of_scope": 1.0}])
 def test_a_budget_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="a share of"):
@@ -123,6 +139,7 @@ def test_too_few_rows_promise_nothing_and_say_so() -> None:
         np.empty(0, np.int64),
         np.empty(0, bool),
         views(5, None, 1),
+        views(0, None, 1),
         Changed(views(0, None, 1), views(0, None, 1), np.empty(0, np.int32), np.empty(0, np.int64)),
     )
     assert not set_thresholds(none, calibrate(none), NAMES, Budget()).kept
@@ -133,7 +150,7 @@ def test_a_view_that_says_nothing_gets_no_weight_and_chances_are_calibrated() ->
     noise = np.random.default_rng(9).normal(0, 5, held.views.letters.shape)
     scale = calibrate(HeldOut(
         Views(held.views.means, held.views.states, noise),
-        held.truth, held.inputs, held.background, held.changed,
+        held.truth, held.inputs, held.background, held.own, held.changed,
     ))  # fmt: skip
     assert scale.means + scale.states == pytest.approx(1)
     assert scale.letters < 0.1
