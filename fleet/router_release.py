@@ -26,7 +26,7 @@ from fleet.recipe import task_spec
 from fleet.registry.lifecycle import promote
 from fleet.registry.store import ROUTER, Registry, RunRecord
 from fleet.routing.artifact import load_router, save_router
-from fleet.routing.background import NOBODY, Foreign
+from fleet.routing.background import Foreign
 from fleet.routing.budget import Budget
 from fleet.routing.fit import fit_router, is_current
 from fleet.routing.head import Router
