@@ -23,6 +23,7 @@ from fleet.engine.base import Base
 from fleet.engine.base_folder import fingerprint
 from fleet.engine.train import Progress
 from fleet.errors import ArtifactError, DataError, FleetError, InputError
+from fleet.foreign import read_foreign
 from fleet.manifest import Manifest
 from fleet.project import Project
 from fleet.recipe import examples
@@ -105,6 +106,7 @@ class _Campaign:
         self.project = project
         self.observer = observer
         self.policy: Policy = open_policy(project)
+        read_foreign(project)  # or raise, before anything is trained
         self.registry: Registry = open_registry(project, self.policy)
         self.storage = open_storage(project)
         self.rows: dict[str, ReportRow] = {}
