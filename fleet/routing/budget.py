@@ -34,6 +34,8 @@ EVEN = 0.51
 REFUSALS = (0.05, 0.1, 0.15, 0.2, 0.3)
 """Shares of held-out jobs that the fit threshold may cost: the candidates. The least is spent whatever the
 budget: a job that fits nothing should be told so, not asked back."""
+PRICE = 0.25
+"""Of a refused job that some task could have had, in routed ones: a little coverage is not worth many."""
 SURE = 0.9
 """Probability that is asked for where held-out rows show nothing."""
 LEVELS = 200
@@ -159,7 +161,8 @@ def set_thresholds(held: HeldOut, scale: Scale, names: Sequence[str], budget: Bu
 
 
 def _search(rows: Judged, strangers: Sequence[Judged], budget: Budget) -> tuple[float, float, bool]:
-    """Fit and probability thresholds of the largest coverage, and whether they are shown to keep it.
+    """Fit and probability thresholds of the largest coverage less the ``PRICE`` of refusals, and whether they
+    are shown to keep the budget.
 
     Where held-out rows cannot show it, their rate must keep the budget; where not even that does, a task must
     be ``SURE``, and fit as the least rate asks.
@@ -167,14 +170,16 @@ def _search(rows: Judged, strangers: Sequence[Judged], budget: Budget) -> tuple[
     levels = np.unique(np.concatenate([[EVEN], np.quantile(rows.top, np.linspace(0, 1, LEVELS))]))
     levels = levels[levels >= EVEN]
     for bound in (True, False):
-        best, found = 0, None
+        best, found = -np.inf, None
         for refused in REFUSALS:
             fit = float(np.quantile(rows.fit, refused))
             routed, shares = _paths(rows, strangers, fit, levels, budget, bound=bound)
-            kept = np.flatnonzero((shares <= budget.max_misroute) & (routed > best))
+            kept = np.flatnonzero((shares <= budget.max_misroute) & (routed > 0))
             if len(kept):
                 most = kept[np.argmax(routed[kept])]
-                best, found = int(routed[most]), (fit, float(levels[most]))
+                worth = routed[most] / len(rows.fit) - PRICE * refused
+                if worth > best:
+                    best, found = worth, (fit, float(levels[most]))
         if found is not None:
             return *found, bound
     fits = [float(np.quantile(rows.fit, refused)) for refused in REFUSALS]
