@@ -3,6 +3,7 @@
 Fitted on 512 training rows of each and three instructions; judged on up to 500 test rows of each alone, and
 100 of each beside an instruction that no fit has seen. Test texts that are among a set's training rows are
 left out. CLINC150's out-of-scope rows stand for jobs of nobody, beside a task made of its other rows: near.
+The budget reckons with a share of such jobs in the traffic, so misroutes are shown without and with them.
 """
 
 from __future__ import annotations
@@ -74,15 +75,13 @@ def _judge(
     outside = fared(router, beyond, None)
     for kind in read:
         inside = fared(router, read[kind], truth[kind])
-        with_strangers = mixed(inside, outside, router.budget)
         report.rows.append({"budget": most, "jobs": kind, **inside})
-        name = f"{kind}: misroutes / budget of {most}"
-        report.ratios[name] = inside["misroutes"] / most
-        report.aim(name, at_most=1)
-        report.notes.append(
-            f"{kind}, budget {most}: misroutes {with_strangers:.4f} where "
-            f"{router.budget.out_of_scope:.0%} of jobs are of nobody"
-        )
+        strangers = f"{kind}, {router.budget.out_of_scope:.0%} {NOBODY}"
+        shares = {kind: inside["misroutes"], strangers: mixed(inside, outside, router.budget)}
+        for what, share in shares.items():
+            name = f"{what}: misroutes / budget of {most}"
+            report.ratios[name] = share / most
+            report.aim(name, at_most=1)
     report.rows.append({"budget": most, "jobs": NOBODY, **outside})
     shown = "show that it is kept" if router.thresholds.kept else "cannot show that it is kept"
     report.notes.append(f"budget {most}: held-out training rows {shown}")
