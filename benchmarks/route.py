@@ -1,7 +1,7 @@
 """What routing costs: on the trunk's states that the expert goes on from, or with the job encoded apart.
 
 Jobs of the starter classification tasks (evaluation inputs), each answered by its own task's expert from
-the text to the label, in batches of 1, 8 and 32:
+the text to the label, in batches of 1, 8 and 64:
 
 - task named: nobody routes; what a job costs without a router;
 - shared trunk: the router reads means of the trunk's states, the expert goes on from the same states;
