@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ from benchmarks.routing.marks import REFUSED, Marks, below, fared, flips, mixed
 from benchmarks.routing.semantic import Splits
 from benchmarks.routing.stage import Stage, columns
 from fleet.routing.budget import Budget
+from fleet.routing.evidence import Evidence, pick_rows
+from fleet.routing.features import Bytes
 from fleet.routing.head import Router
 from fleet.routing.reading import Readings
 
@@ -57,7 +61,7 @@ def measure(stage: Stage, report: Report) -> None:
     report.rows.append(
         _row("TF-IDF + logistic regression", f"C {simple.model.C}", marks, truth, held, simple.seconds)
     )
-    _peers(stage, report, Splits(train, val, test, beyond_val, beyond), read)
+    _peers(stage, report, evidence, Splits(train, val, test, beyond_val, beyond), read)
     _aims(report)
     _decisions(report, router, read, truth)
     report.notes += [f"{name} {router.metrics[name]:.3f}" for name in sorted(router.metrics) if _told(name)]
@@ -79,17 +83,19 @@ def _row(
     }
 
 
-def _peers(stage: Stage, report: Report, splits: Splits, read: dict[str, Readings]) -> None:
+def _peers(
+    stage: Stage, report: Report, evidence: Mapping[str, Evidence], splits: Splits, read: dict[str, Readings]
+) -> None:
     python, why = semantic.find(stage.peer)
     if python is None:
         report.notes.append(f"skipped: semantic-router: {why}")
         return
-    seen = stage.read(columns(splits.train)[0], "training rows, for the peer")
-    beyond_val = stage.read(splits.beyond_val, "out-of-scope validation rows, for the peer")
+    read = {**read, "beyond_val": stage.read(splits.beyond_val, "out-of-scope validation rows, for the peer")}
+    states = {name: stage.ground.frame.place(each.raw) for name, each in read.items()}
+    splits, states["train"] = _learned(evidence, splits)
     stage.say("semantic-router")
-    every = {"train": seen, "val": read["val"], "test": read["test"], "beyond_val": beyond_val}
     try:
-        answers = semantic.ask(python, splits, {**every, "beyond": read["beyond"]}, stage.ground.frame)
+        answers = semantic.ask(python, splits, states)
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         report.failures.append(f"semantic-router: {error}")
         return
@@ -98,6 +104,19 @@ def _peers(stage: Stage, report: Report, splits: Splits, read: dict[str, Reading
         name = f"semantic-router, {each.encoder}"
         report.rows.append(_row(name, each.setting, each.marks, truth, each.held, each.seconds))
         report.notes.append(f"{name}: {each.said(truth)}")
+
+
+def _learned(evidence: Mapping[str, Evidence], splits: Splits) -> tuple[Splits, Bytes]:
+    """Training rows in the order in which our evidence holds them, and their features: read once for all."""
+    by_task: dict[str, list[str]] = {}
+    for text, task in splits.train:
+        by_task.setdefault(task, []).append(text)
+    rows, states = [], []
+    for task, texts in by_task.items():
+        picks = pick_rows(texts, (), [""] * len(texts))
+        rows += [(pick.text, task) for pick in picks]
+        states.append(evidence[task].rows[: len(picks)])
+    return replace(splits, train=rows), np.concatenate(states)
 
 
 def _aims(report: Report) -> None:

@@ -23,8 +23,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from benchmarks.routing.marks import Doubles, Marks, below
 from benchmarks.routing.stage import Row, columns
-from fleet.routing.features import Frame
-from fleet.routing.reading import Readings
+from fleet.routing.features import Bytes
 
 SCRIPT = Path(__file__).with_name("semantic_peer.py")
 PACKAGE = "semantic-router==1.1.1"
@@ -96,9 +95,12 @@ def find(python: Path | None) -> tuple[Path | None, str]:
     return python, ""
 
 
-def ask(python: Path, splits: Splits, read: Mapping[str, Readings], frame: Frame) -> list[Answered]:
-    """Behind every encoder. Raises ``RuntimeError`` if the peer fails."""
-    states = {name: frame.place(each.raw).astype(np.float32) for name, each in read.items()}
+def ask(python: Path, splits: Splits, features: Mapping[str, Bytes]) -> list[Answered]:
+    """Behind every encoder; ``features`` of each split ``[n, W]``.
+
+    Raises ``RuntimeError`` if the peer fails, ``subprocess.TimeoutExpired`` if it takes too long.
+    """
+    states = {name: rows.astype(np.float32) for name, rows in features.items()}
     started = time.perf_counter()
     turn = LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto")
     turn.fit(states["train"], columns(splits.train)[1])
