@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.bench import Report, bench_base
-from benchmarks.routing import banking, clinc, eight, size
+from benchmarks.routing import banking, clinc, eight, semantic, size
 from benchmarks.routing.stage import Stage
 from fleet.engine.base import load_base
 from fleet.routing.fit import lay_ground
@@ -46,6 +46,8 @@ def main(argv: Sequence[str] = ()) -> None:
     parts = [part for part in given.parts if _complete(part, given.data)]
     if not parts:
         return
+    if given.semantic_router is not None and (why := semantic.find(given.semantic_router)[1]):
+        raise SystemExit(f"--semantic-router: {why}")
     with bench_base(given.smoke) as folder:
         started = time.perf_counter()
         base = load_base(folder)

@@ -99,6 +99,14 @@ def test_without_the_peer_a_note_says_how_to_get_it(tmp_path: Path) -> None:
     assert "No module named" in why
 
 
+def test_a_peer_that_was_named_and_does_not_run_is_said_before_anything_is_measured(
+    data: Path, results: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match=r"--semantic-router: .*nowhere does not run"):
+        route_public.main(["--smoke", "--data", str(data), "--semantic-router", str(tmp_path / "nowhere")])
+    assert not results.exists()
+
+
 def test_the_starter_router_is_shown_with_what_changes_and_attacks_do(results: Path, tmp_path: Path) -> None:
     every = tmp_path / "all.json"
     route_starter.main(["--smoke", "--json", str(every)])
