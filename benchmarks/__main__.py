@@ -11,7 +11,18 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("host", "limit", "quality", "route", "route_starter", "scale", "serve_mixed", "train", "weights")
+BENCHES = (
+    "host",
+    "limit",
+    "quality",
+    "route",
+    "route_public",
+    "route_starter",
+    "scale",
+    "serve_mixed",
+    "train",
+    "weights",
+)
 
 
 def main() -> None:
