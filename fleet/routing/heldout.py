@@ -22,7 +22,7 @@ from fleet.routing.statistics import Corpus, Model, Statistics
 __all__ = ["NEVER", "Changed", "HeldOut", "Views", "auroc", "cross_validate"]
 
 JUDGED = 20_000
-"""Rows that are judged in all, spread evenly over the tasks and over the kinds of rows of each,"""
+"""Rows that are judged in all, and changed ones, spread evenly over the tasks and over the kinds of rows of each,"""
 LEAST = 16
 """but never fewer than so many of a task that has them."""
 NEVER = -1e6
@@ -121,6 +121,7 @@ def cross_validate(tasks: Mapping[str, Evidence], corpus: Corpus, statistics: St
             inputs.append(kinds[held] == INPUT)
             if task.changes is not None:
                 mine = np.flatnonzero(np.array(task.folds)[task.changes.origins] == fold)
+                mine = mine[spread(len(mine), each // FOLDS + 1)]
                 origins.add(task.rows, task.grams, task.changes.origins[mine])
                 changed.add(task.changes.rows, task.changes.grams, mine)
                 ways.append(task.changes.ways[mine])

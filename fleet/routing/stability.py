@@ -62,7 +62,8 @@ def flips(changed: Changed, scale: Scale, names: Sequence[str], thresholds: Thre
         _word(Judged.of(scale.fused(views), scale, changed.truth), thresholds, names)
         for views in (changed.before, changed.after)
     )
-    astray = (after >= 0) & (after != changed.truth) & (before != after)
+    lost = (before >= 0) & (before != changed.truth)
+    astray = (after >= 0) & (after != changed.truth) & np.logical_not(lost)
     figures = {}
     for way, name in enumerate(WAYS):
         mine = changed.ways == way
