@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+from fleet.backoff import Backoff
 from fleet.checked import CheckedExpert, LoadedRouter
 from fleet.comparison import Comparison
-from fleet.errors import FleetError
+from fleet.errors import FleetError, RegistryError
 from fleet.host import Host
 from fleet.registry.version import VersionInfo
 from fleet.roster import Roster
@@ -26,8 +27,10 @@ from fleet.shadow import Shadow
 
 log = logging.getLogger(__name__)
 
-FIRST_RETRY, LONGEST_RETRY = 5.0, 300.0
-"""Seconds until a version that failed is tried again, doubled each time."""
+RECOVERY = 5.0
+"""Seconds after a failure of ours."""
+PATIENCE = 2
+"""Attempts after which a version that the registry does not give counts as one that must not answer."""
 
 State = Literal["ready", "waiting", "quarantined"]
 NO_ROOM = "there is no room for it beside the other challengers: it waits until one of them goes"
@@ -82,12 +85,6 @@ class ChallengerStanding:
 
 
 @dataclass(slots=True)
-class _Retry:
-    attempts: int = 0
-    at: float = 0.0
-
-
-@dataclass(slots=True)
 class _Wishes:
     """What is still to be done; guarded by the follower's lock."""
 
@@ -111,11 +108,10 @@ class Follower:
         """``post`` has a call made by the host's thread, in order; ``on_change`` is called by it too."""
         self._host = host
         self._post = post
-        self._clock = clock
         self._shadow = shadow
         self._on_change = on_change
         self._wishes = _Wishes()
-        self._retries: dict[tuple[str, str], _Retry] = {}
+        self._backoff = Backoff(clock)
         self._router: VersionInfo | None = None
         """The router that is in place."""
         self._router_fault = ""
@@ -229,7 +225,7 @@ class Follower:
                 self._settle()
             except Exception:  # of ours; the versions that are in place go on
                 log.exception("the champions cannot be followed")
-                time.sleep(FIRST_RETRY)
+                time.sleep(RECOVERY)
 
     def _next(self) -> Callable[[], None] | None:
         """What to do now: promotions first, then what jobs wait for, then what may be needed one day."""
@@ -239,12 +235,14 @@ class Follower:
             live = host.champions.get(info.task)
             if live is not None and not _same(live, info) and self._to_check(info):
                 return partial(self._check, info)
-        while wishes.needed:
-            info = wishes.needed.pop(next(iter(wishes.needed)))
-            if not host.holds(info) and host.fault(info) is None:
+        for key, info in list(wishes.needed.items()):
+            settled = host.holds(info) or host.fault(info) is not None
+            if settled or not self._backoff.waits(info.key):
+                del wishes.needed[key]
+            if not settled and key not in wishes.needed:
                 return partial(self._check, info)
         router = wishes.roster.router
-        if router is not None and not _same(router, self._router) and self._due(router, at_first=True):
+        if router is not None and not _same(router, self._router) and not self._backoff.waits(router.key):
             return lambda: self._post(self._check_router(router))
         for info in champions:
             if self._to_check(info) and (host.fault(info) is not None or not host.experts.full):
@@ -258,42 +256,41 @@ class Follower:
         return None
 
     def _to_check(self, info: VersionInfo) -> bool:
-        return self._due(info) if self._host.fault(info) is not None else not self._host.holds(info)
+        if self._host.fault(info) is not None:
+            return self._due(info)
+        return not self._host.holds(info) and not self._backoff.waits(info.key)
 
-    def _due(self, info: VersionInfo, *, at_first: bool = False) -> bool:
+    def _due(self, info: VersionInfo) -> bool:
         """Whether a version that failed is to be tried again; one that failed at work waits from now."""
-        retry = self._retries.get(info.key)
-        if retry is None:
-            if not at_first:
-                self._put_off(info)
-            return at_first
-        return self._clock() >= retry.at
-
-    def _put_off(self, info: VersionInfo) -> None:
-        retry = self._retries.setdefault(info.key, _Retry())
-        retry.at = self._clock() + min(LONGEST_RETRY, FIRST_RETRY * 2**retry.attempts)
-        retry.attempts += 1
+        if info.key not in self._backoff:
+            self._backoff.put_off(info.key)
+        return not self._backoff.waits(info.key)
 
     def _check(self, info: VersionInfo) -> None:
         try:
             checked = self._host.check(info)
         except FleetError as error:
-            self._put_off(info)
+            attempts = self._backoff.put_off(info.key)
             reason = str(error)
+            if isinstance(error, RegistryError) and attempts <= PATIENCE:
+                # It may be sound: whoever waits for it goes on waiting.
+                log.warning("%s could not be fetched and is tried again: %s", info.label, reason)
+                self.need(info)
+                return
             self._post(lambda: self._refuse(info, reason))
         else:
-            self._retries.pop(info.key, None)
+            self._backoff.forget(info.key)
             self._post(lambda: self._put_in_place(info, checked))
 
     def _check_challenger(self, info: VersionInfo, shadow: Shadow) -> None:
         try:
             checked = self._host.check(info)
         except FleetError as error:
-            self._put_off(info)
+            self._backoff.put_off(info.key)
             reason = str(error)
             self._post(lambda: shadow.quarantine(info, reason))
         else:
-            self._retries.pop(info.key, None)
+            self._backoff.forget(info.key)
             self._post(lambda: shadow.add(info, checked))
         self._post(self._on_change)
 
@@ -302,11 +299,11 @@ class Follower:
         try:
             loaded = self._host.check_router(info)
         except FleetError as error:
-            self._put_off(info)
+            self._backoff.put_off(info.key)
             reason = str(error)
             log.error("router version %d cannot be used: %s", info.version, reason)
             return lambda: self._refuse_router(info, reason)
-        self._retries.pop(info.key, None)
+        self._backoff.forget(info.key)
         return lambda: self._put_router(info, loaded)
 
     def _settle(self) -> None:
@@ -321,9 +318,9 @@ class Follower:
     def _turn_to(self, roster: Roster) -> None:
         with self._changed:  # what is in memory takes its place before anybody looks what is to be checked
             for info in _wanted_anew(self._wishes.roster, roster):
-                if info.key in self._retries or self._host.fault(info) is not None:
+                if info.key in self._backoff or self._host.fault(info) is not None:
                     # Whoever sets an alias means now, whatever became of this version before.
-                    self._retries[info.key] = _Retry()
+                    self._backoff.at_once(info.key)
             self._wishes.roster = roster
             self._take_over(roster)
             self._changed.notify()

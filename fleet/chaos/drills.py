@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 
 from fleet.chaos.findings import Drill, DrillFigures, Findings, ready, under_load
@@ -291,7 +292,7 @@ def cold(ground: Ground, seconds: float, found: Findings) -> None:
             response = ground.client.post("/v1/jobs", json={"text": "Anna met Bo", "task": info.task})
             took = time.perf_counter() - began
             if response.status_code != 200:
-                return f"{info.task}: {response.status_code} {response.text[:200]}", took
+                return f"{info.task}: {response.status_code} {_said(response)}", took
             receipt = response.json()["answers"][0]["receipt"]
             if (receipt["task"], receipt["digest"]) != (info.task, info.digest):
                 return f"{info.task} has an answer of {receipt['task']}, {receipt['digest'][:12]}", took
@@ -307,6 +308,15 @@ def cold(ground: Ground, seconds: float, found: Findings) -> None:
             lambda: not {each["task"] for each in ground.state().get("experts", ())} & tasks.keys(),
             "they have retired",
         )
+
+
+def _said(response: httpx.Response) -> str:
+    """What went wrong, in the service's words, wherever a response says it."""
+    try:
+        error = response.json().get("error")
+    except ValueError:
+        error = None
+    return str(error or response.text)[:500]
 
 
 def poison(ground: Ground, seconds: float, found: Findings) -> None:

@@ -22,7 +22,7 @@ from fleet.routing.statistics import Corpus, Model, Statistics
 __all__ = ["NEVER", "Changed", "HeldOut", "Views", "auroc", "cross_validate"]
 
 JUDGED = 20_000
-"""Rows that are judged in all, and changed ones, spread evenly over the tasks and over the kinds of rows of each,"""
+"""Rows that are judged in all, and changed ones: spread evenly over tasks and over the kinds of rows,"""
 LEAST = 16
 """but never fewer than so many of a task that has them."""
 NEVER = -1e6

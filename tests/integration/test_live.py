@@ -24,6 +24,7 @@ from hosting import (
 from waiting import until
 
 from fleet.engine.decode import Completion, Scheduler
+from fleet.errors import RegistryError
 from fleet.host import Host
 from fleet.job import Job, Result
 from fleet.live import LiveHost
@@ -182,6 +183,42 @@ def test_a_version_that_fails_its_check_never_goes_live_and_is_tried_again_later
         assert checks.count(bad.label) == 2
         live.follow(roster)
         until(lambda: live.state().standings[0].reason == "")
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_job_waits_for_an_expert_that_a_busy_registry_does_not_give_yet(
+    shop: Workshop, roster: Roster, failures: int
+) -> None:
+    info = shop.make("late", "mood", seed=3, promote=False)
+    clock = Clock()
+    host = new_host(shop)
+    live = LiveHost(host, clock=clock)
+    asked: list[str] = []
+    check = host.check
+
+    def busy(wanted: VersionInfo) -> Any:
+        if wanted.task == "late":
+            asked.append(wanted.label)
+            if len(asked) <= failures:
+                raise RegistryError("the database is locked")
+        return check(wanted)
+
+    host.check = busy  # type: ignore[method-assign]
+    with running(live, roster):
+        live.follow(with_champion(roster, info))
+        waiting = ask(live, Job("1", text="Anna met Bo", task="late"))
+        for attempt, seconds in ((1, 6), (2, 11)):
+            until(lambda attempt=attempt: len(asked) == attempt)
+            assert answered(live, Job("2", text="Anna met Bo", task="mood")).error is None
+            assert not waiting.done()
+            clock.now += seconds
+        result = waiting.result(SECONDS)
+        assert len(asked) == 3
+        if failures == 2:
+            assert result.answers[0].receipt.digest == info.digest
+        else:  # there is an end to patience
+            assert result.code == "quarantined"
+            assert "the database is locked" in str(result.error)
 
 
 def test_an_expert_without_a_sound_version_is_quarantined_and_the_others_answer(
