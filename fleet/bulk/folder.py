@@ -39,18 +39,26 @@ class BulkOptions:
     top: int
     part_rows: int
     format: Kind
+    all: bool = False
 
 
 @contextmanager
 def open_folder(
-    path: Path, source: Path, *, task: str | None, top: int, part_rows: int, form: Kind | None
+    path: Path,
+    source: Path,
+    *,
+    task: str | None,
+    top: int,
+    part_rows: int,
+    form: Kind | None,
+    every: bool = False,
 ) -> Iterator[BulkFolder]:
     """The folder for the results of ``source``, made if need be, and nobody else's meanwhile.
 
     ``form`` is the input's own if not given. Raises ``InputError`` when it holds something else.
     """
     kind = kind_of(source)
-    options = BulkOptions(task, top, part_rows, form or kind)
+    options = BulkOptions(task, top, part_rows, form or kind, every)
     try:
         path.mkdir(exist_ok=True)
         _check_ours(path)

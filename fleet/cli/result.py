@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fleet.job import Answer, Receipt, Result
     from fleet.routing.decision import Decision
 
-COLOURS = {"route": "green", "clarify": "yellow", "abstain": "yellow"}
+COLOURS = {"route": "green", "clarify": "yellow", "compound": "yellow", "abstain": "yellow"}
 
 
 def show_result(result: Result) -> None:
@@ -25,6 +25,8 @@ def show_result(result: Result) -> None:
         click.secho(_decision(decision), fg=COLOURS.get(decision.kind), bold=True)
         if decision.reason:
             click.echo(f"  {decision.reason}")
+        if decision.kind == "compound" and not (result.answers or result.error):
+            click.echo(f"  nothing was run: run {_all(decision.tasks)} with --all")
     for answer in result.answers:
         click.echo()
         click.secho(f"{answer.task}{_remarks(answer)}", bold=True)
@@ -64,7 +66,13 @@ def _decision(decision: Decision) -> str:
         return f"route to {decision.task} ({number(decision.confidence, 2)})"
     if decision.kind == "clarify":
         return f"clarify: {' or '.join(decision.tasks)}?"
+    if decision.kind == "compound":
+        return f"compound: {' and '.join(decision.tasks)}"
     return "abstain"
+
+
+def _all(tasks: Sequence[str]) -> str:
+    return "both" if len(tasks) == 2 else f"all {len(tasks)}"
 
 
 def _remarks(answer: Answer) -> str:
