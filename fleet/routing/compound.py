@@ -146,11 +146,11 @@ def mean_state(state: TrunkState) -> NDArray[np.float32]:
 
 def _means(hidden: Tensor, spans: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
     """Means of rows ``[first, last)`` of ``[T, D]``: one product for all."""
+    mask = np.zeros((len(spans), len(hidden)), np.float32)
+    for n, (first, last) in enumerate(spans):
+        mask[n, first:last] = 1 / (last - first)
     with torch.inference_mode():
-        mask = torch.zeros(len(spans), len(hidden), device=hidden.device)
-        for n, (first, last) in enumerate(spans):
-            mask[n, first:last] = 1 / (last - first)
-        found: NDArray[np.float32] = (mask @ hidden.float()).cpu().numpy()
+        found: NDArray[np.float32] = (torch.from_numpy(mask).to(hidden.device) @ hidden.float()).cpu().numpy()
         return found
 
 
