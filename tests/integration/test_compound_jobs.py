@@ -11,8 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
+from browser import chromium, watched
 from click.testing import CliRunner
 from click.testing import Result as Ran
+from playwright.sync_api import expect
 from service import live_service
 
 from fleet import asking
@@ -214,6 +216,19 @@ def test_it_is_counted_as_what_it_is(clients: Mapping[str, httpx.Client]) -> Non
     page = clients["scraper"].get("/metrics").text
     assert 'fleet_decisions_total{decision="compound",task="story"}' in page
     assert 'fleet_jobs_total{outcome="compound",task="-"}' in page
+
+
+def test_the_page_lists_the_tasks_and_asks_them_at_a_click(shop: Workshop) -> None:
+    with live_service(shop) as (address, _), chromium() as browser, watched(browser, address) as page:
+        page.get_by_role("textbox", name="Text").fill(COMPOUND)
+        page.keyboard.press("Control+Enter")
+        results = page.locator("#results > li")
+        expect(results.first.locator(".decision")).to_contain_text("several tasks the job needs story")
+        expect(results.first.get_by_role("region")).to_have_count(0)
+        results.first.get_by_role("button", name="Ask story and mood").click()
+        expect(results).to_have_count(2)
+        expect(results.first.get_by_role("region", name="Answer of story")).to_be_visible()
+        expect(results.first.get_by_role("region", name="Answer of mood")).to_be_visible()
 
 
 # ---- the command line
