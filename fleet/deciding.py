@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fleet.asking import readings_of
@@ -44,15 +45,17 @@ class Deciding:
                     "forbidden",
                 )
                 continue
+            if decision.kind == "compound" and (missing := [t for t in decision.tasks if t not in champions]):
+                words = f"the job needs {_and(decision.tasks)}, and there is no champion of {_and(missing)}"
+                decision = replace(decision, reason=words)
+                if ticket.job.all:
+                    ticket.refuse(
+                        f"{words}: promote a version (fleet promote), or name the other tasks", "quarantined"
+                    )
             ticket.decision, ticket.router_version = decision, by.version
-            asked = _asked(decision, ticket)
-            if missing := [task for task in asked if task not in champions]:
-                ticket.refuse(
-                    f"the job needs {_and(decision.tasks)}, and there is no champion of {_and(missing)}: "
-                    "promote a version (fleet promote), or name the other tasks",
-                    "quarantined",
-                )
+            if ticket.refused is not None:
                 continue
+            asked = _asked(decision, ticket)
             ticket.versions = {task: champions[task] for task in asked}
 
     def explain_compound(

@@ -143,7 +143,7 @@ class BulkFolder:
         other = [
             f"--{name.replace('_', '-')} was {_said(kept.get(name))} and is {_said(value)} now"
             for name, value in now.items()
-            if kept.get(name) != value
+            if (kept.get(name) or None) != (value or None)
         ]
         if other:
             raise InputError(
@@ -213,4 +213,6 @@ def _json(value: dict[str, Any]) -> bytes:
 
 
 def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "given" if value else "not given"
     return "not given" if value is None else str(value)

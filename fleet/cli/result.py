@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,8 +25,8 @@ def show_result(result: Result) -> None:
         click.secho(_decision(decision), fg=COLOURS.get(decision.kind), bold=True)
         if decision.reason:
             click.echo(f"  {decision.reason}")
-        if decision.kind == "compound" and not (result.answers or result.error):
-            click.echo(f"  nothing was run: run {_all(decision.tasks)} with --all")
+        if hint := _hint(result):
+            click.echo(f"  {hint}")
     for answer in result.answers:
         click.echo()
         click.secho(f"{answer.task}{_remarks(answer)}", bold=True)
@@ -41,6 +41,8 @@ def result_summary(name: str, result: Result) -> str:
     parts = [name]
     if result.decision is not None:
         parts.append(_decision(result.decision))
+    if hint := _hint(result):
+        parts.append(hint)
     parts += [f"{answer.task}{_remarks(answer)}: {_value(answer.value)}" for answer in result.answers]
     parts += [click.style(f"no answer: {reason}", fg="yellow") for reason in _silent(result)]
     if result.error:
@@ -71,8 +73,13 @@ def _decision(decision: Decision) -> str:
     return "abstain"
 
 
-def _all(tasks: Sequence[str]) -> str:
-    return "both" if len(tasks) == 2 else f"all {len(tasks)}"
+def _hint(result: Result) -> str | None:
+    """What to do about a job for several tasks that nothing was run for."""
+    decision = result.decision
+    if decision is None or decision.kind != "compound" or result.answers or result.error:
+        return None
+    every = "both" if len(decision.tasks) == 2 else f"all {len(decision.tasks)}"
+    return f"nothing was run: run {every} with --all"
 
 
 def _remarks(answer: Answer) -> str:

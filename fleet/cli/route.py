@@ -233,7 +233,8 @@ def _one(invocation: Invocation, text: str, wished: Wishes) -> int:
             show_explained(explained)
     if result.error:
         raise Failure(result.error, _code(result))
-    return 0 if result.answers else UNDECIDED
+    kind = None if result.decision is None else result.decision.kind
+    return 0 if kind == "route" or (kind == "compound" and result.answers) else UNDECIDED
 
 
 def _many(invocation: Invocation, file: str, output: Path | None, wished: Wishes) -> int:

@@ -97,6 +97,7 @@ def test_a_task_without_champion_is_named_and_nothing_is_half_done(host: Host) -
     (told,) = host.answer([Job("1", text=COMPOUND)])
     assert told.decision is not None
     assert told.decision.tasks == BOTH
+    assert told.decision.reason == "the job needs story and mood, and there is no champion of mood"
     (result,) = host.answer([Job("1", text=COMPOUND, all=True)])
     assert result.answers == ()
     assert "no champion of mood" in str(result.error)
