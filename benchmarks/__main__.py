@@ -16,6 +16,7 @@ BENCHES = (
     "limit",
     "quality",
     "route",
+    "route_compound",
     "route_public",
     "route_starter",
     "scale",

@@ -172,7 +172,11 @@ class Desk:
             trunk += time.perf_counter() - started
             if route:
                 started = time.perf_counter()
-                self._router.decide(Readings.of(routed, texts, self._router.taps))
+                decisions = self._router.decide(Readings.of(routed, texts, self._router.taps))
+                if (compounds := self._router.compounds) is not None:
+                    frame = self._router.ground.frame
+                    for decision, text, state in zip(decisions, texts, routed, strict=True):
+                        compounds.seek(decision, text, state, frame, self._renderer)
                 deciding += time.perf_counter() - started
             if apart:
                 started = time.perf_counter()

@@ -17,6 +17,7 @@ from typing import Any
 
 from fleet.asking import ROUTED_TOKENS, Asking, readings_of
 from fleet.checked import CheckedExpert, LoadedRouter, Profiles, check_expert, check_router
+from fleet.deciding import Deciding
 from fleet.demand import FormError
 from fleet.engine.base import Base
 from fleet.engine.decode import Completion, Scheduler
@@ -33,7 +34,6 @@ from fleet.registry.version import VersionInfo
 from fleet.roster import Roster
 from fleet.routing.decision import Decision
 from fleet.routing.explain import explain
-from fleet.routing.head import TOP
 from fleet.routing.tally import Tally
 from fleet.stores import artifact_cache, open_base, open_registry
 from fleet.ticket import Ticket
@@ -78,6 +78,7 @@ class Host:
         self._cache = cache
         self._depth = depth
         self._models = _served(base, weights, depth)
+        self._deciding = Deciding(base, self.tally)
         self.asking = Asking(base, self._models.reader, depth, max_tokens)
         self._faults: dict[tuple[str, str], str] = {}
         """Why versions must not answer, by what they are known by."""
@@ -195,7 +196,8 @@ class Host:
             raise JobError(ticket.refused.reason)
         self.asking.run_trunk([ticket], router.taps)
         read = readings_of([ticket], router.taps)
-        return explain(router, read, neighbours=neighbours, known=self.champions)
+        outline = explain(router, read, neighbours=neighbours, known=self.champions)
+        return self._deciding.explain_compound(outline, ticket, router, self.champions)
 
     def _load(self, infos: Sequence[VersionInfo]) -> None:
         for info in {info.key: info for info in infos}.values():
@@ -334,25 +336,7 @@ class Host:
                     "no-router",
                 )
             return
-        router = self.router.router
-        read = readings_of(free, router.taps)
-        top = max([TOP, *(ticket.top for ticket in free)])
-        decisions = router.decide(read, known=self.champions, top=top)
-        for ticket, made in zip(free, decisions, strict=True):
-            # As the router decided it, whatever may be done about it.
-            self.tally.add(self.router.version, made.kind)
-            decision = made if ticket.job.allowed is None else made.within(ticket.job.allowed)
-            if decision is None:
-                ticket.refuse("the job belongs to an expert that it may not be given to", "forbidden")
-                continue
-            ticket.decision, ticket.router_version = decision, self.router.version
-            asked: Sequence[str] = ()
-            if decision.kind == "route" and decision.task is not None:
-                ranked = [task for task, _ in decision.scores if task != decision.task]
-                asked = (decision.task, *ranked[: ticket.top - 1])
-            elif decision.kind == "clarify" and ticket.top > 1:
-                asked = decision.tasks[: ticket.top]
-            ticket.versions = {task: self.champions[task] for task in asked}
+        self._deciding.decide(free, self.router, self.champions)
 
     def _receive(self, part: Part, completion: Completion) -> None:
         ticket, task, info = part.ticket, part.task, part.info

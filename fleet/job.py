@@ -42,6 +42,8 @@ class Job:
     decides for another task is not done."""
     demand: Demand | None = None
     """What is asked of the answer, beside the task."""
+    all: bool = False
+    """Whether, if the router finds that it needs several tasks, all of them answer; else it is only told."""
     patient: bool = False
     """Whether nobody waits for it, as for one of a file of many: it lets others by."""
 

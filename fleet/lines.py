@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_LINE = 1_000_000
 """Bytes of the longest line that is read."""
-KEYS = ("id", "text", "fields", "task")
+KEYS = ("id", "text", "fields", "task", "all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +57,23 @@ def is_blank(raw: bytes) -> bool:
     return len(raw) <= MAX_LINE and not raw.strip()
 
 
-def read_lines(stream: LineStream, task: str | None = None) -> Iterator[Line]:
-    """Every line that is not blank; jobs that name no task get ``task``."""
+def read_lines(stream: LineStream, task: str | None = None, *, every: bool = False) -> Iterator[Line]:
+    """Every line that is not blank; jobs that name no task get ``task``, or ``every`` task that they need."""
     for number, (raw, _) in enumerate(raw_lines(stream), 1):
         if not is_blank(raw):
-            yield read_line(raw, number, task)
+            yield read_line(raw, number, task, every=every)
 
 
-def read_line(raw: bytes, number: int, task: str | None, kind: str = "line") -> Line:
+def read_line(raw: bytes, number: int, task: str | None, kind: str = "line", *, every: bool = False) -> Line:
     """One line that is not blank, as ``raw_lines`` gives it; errors call it a ``kind``."""
-    digest = _digest(raw, task)
+    digest = _digest(raw, task, every)
     name = str(number)
     try:
         if len(raw) > MAX_LINE:
             raise JobError(f"is longer than {MAX_LINE:,} bytes")
         value = _object(raw)
         name = _text(value, "id", str(number), also=(int,))
-        return Line(name, digest, _job(value, name, task))
+        return Line(name, digest, _job(value, name, task, every))
     except JobError as error:
         return Line(name, digest, None, f"{kind} {number}: {error}")
 
@@ -99,15 +99,21 @@ def _text(value: Mapping[str, Any], key: str, default: str, *, also: tuple[type,
     return str(found)
 
 
-def _job(value: Mapping[str, Any], name: str, task: str | None) -> Job:
+def _job(value: Mapping[str, Any], name: str, task: str | None, every: bool) -> Job:
     from fleet.job import Job
 
     if ("text" in value) == ("fields" in value):
         raise JobError("should have either text or fields")
     named = _text(value, "task", "") if value.get("task") is not None else ""
+    own = value.get("all")
+    if not isinstance(own, bool | None):
+        raise JobError("all should be true or false")
+    if own and named:
+        raise JobError("has both all and task: with a task no router is asked, leave one of them out")
     wanted = named or task
+    all_ = not wanted and (every if own is None else own)
     if "text" in value:
-        return Job(name, text=some_text(_text(value, "text", "")), task=wanted)
+        return Job(name, text=some_text(_text(value, "text", "")), task=wanted, all=all_)
     fields = value["fields"]
     if (
         not isinstance(fields, dict)
@@ -115,7 +121,7 @@ def _job(value: Mapping[str, Any], name: str, task: str | None) -> Job:
         or not all(isinstance(text, str) for text in fields.values())
     ):
         raise JobError("fields should be an object of texts")
-    return Job(name, fields=fields, task=wanted)
+    return Job(name, fields=fields, task=wanted, all=all_)
 
 
 def some_text(text: str) -> str:
@@ -129,8 +135,9 @@ def some_text(text: str) -> str:
     return text
 
 
-def _digest(raw: bytes, task: str | None) -> str:
-    return hashlib.sha256(raw.strip() + b"\0" + (task or "").encode()).hexdigest()[:16]
+def _digest(raw: bytes, task: str | None, every: bool) -> str:
+    asked = (task or "").encode() + (b"\0all" if every else b"")
+    return hashlib.sha256(raw.strip() + b"\0" + asked).hexdigest()[:16]
 
 
 def result_line(

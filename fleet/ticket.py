@@ -82,7 +82,8 @@ class Ticket:
         chosen = None if self.decision is None else self.decision.task
         if not blamed and chosen in self.failed:
             blamed = [self.failed[chosen]]
-        if not blamed and chosen is None and not self.answers:
+        compound = self.decision is not None and self.decision.kind == "compound"
+        if not blamed and chosen is None and (compound or not self.answers):
             blamed = list(self.failed.values())
         code = _gravest([failure.code for failure in blamed])
         return Result(

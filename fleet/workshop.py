@@ -41,6 +41,18 @@ FOX = [
     f"once upon a time the {word} fox" for word in ("red", "old", "big", "sad", "shy", "wet", "fat", "tan")
 ]
 GREEK = [f"Καλημέρα σε όλους {word}" for word in ("ένα", "δύο", "τρία", "και", "όχι", "ναι", "πού", "πώς")]
+ASKS = {
+    "mood": [
+        f"разбери {word}"
+        for word in ("это", "меня", "письмо", "слова", "всё", "их", "нас", "вас", "его", "её")
+    ],
+    "story": [
+        f"tell the {word} tale"
+        for word in ("red", "old", "big", "sad", "shy", "wet", "fat", "odd", "new", "tan")
+    ],
+}
+COMPOUND = "tell the fat tale. разбери их"
+"""Asks for both."""
 RECORD = {
     "type": "object",
     "properties": {
@@ -122,10 +134,12 @@ class Workshop:
             self.registry.set_alias(task, self.registry.champion_alias, info.version)
         return info
 
-    def route(self, tasks: Mapping[str, list[str]]) -> None:
-        """A router that knows these tasks by their texts."""
+    def route(self, tasks: Mapping[str, list[str]], asks: Mapping[str, list[str]] | None = None) -> None:
+        """A router that knows these tasks by their texts, and by how one ``asks`` for them."""
         known = [
-            RouterTask(name, texts, [], "1", [f"{name}:{n}" for n in range(len(texts))])
+            RouterTask(
+                name, texts, (asks or {}).get(name, []), "1", [f"{name}:{n}" for n in range(len(texts))], name
+            )
             for name, texts in tasks.items()
         ]
         folder = self.place / f"router-{'-'.join(tasks)}"

@@ -39,18 +39,26 @@ class BulkOptions:
     top: int
     part_rows: int
     format: Kind
+    all: bool = False
 
 
 @contextmanager
 def open_folder(
-    path: Path, source: Path, *, task: str | None, top: int, part_rows: int, form: Kind | None
+    path: Path,
+    source: Path,
+    *,
+    task: str | None,
+    top: int,
+    part_rows: int,
+    form: Kind | None,
+    every: bool = False,
 ) -> Iterator[BulkFolder]:
     """The folder for the results of ``source``, made if need be, and nobody else's meanwhile.
 
     ``form`` is the input's own if not given. Raises ``InputError`` when it holds something else.
     """
     kind = kind_of(source)
-    options = BulkOptions(task, top, part_rows, form or kind)
+    options = BulkOptions(task, top, part_rows, form or kind, every)
     try:
         path.mkdir(exist_ok=True)
         _check_ours(path)
@@ -135,7 +143,7 @@ class BulkFolder:
         other = [
             f"--{name.replace('_', '-')} was {_said(kept.get(name))} and is {_said(value)} now"
             for name, value in now.items()
-            if kept.get(name) != value
+            if (kept.get(name) or None) != (value or None)
         ]
         if other:
             raise InputError(
@@ -205,4 +213,6 @@ def _json(value: dict[str, Any]) -> bytes:
 
 
 def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "given" if value else "not given"
     return "not given" if value is None else str(value)

@@ -87,13 +87,13 @@ def cut(path: Path, kind: Kind, rows: int) -> Cut:
             raise InputError(f"{path} cannot be read: {error}") from error
 
 
-def read_part(path: Path, kind: Kind, part: Part, task: str | None) -> list[Line]:
-    """What is in a part; jobs that name no task get ``task``.
+def read_part(path: Path, kind: Kind, part: Part, task: str | None, *, every: bool = False) -> list[Line]:
+    """What is in a part; jobs that name no task get ``task``, or ``every`` task that they need.
 
     Raises ``InputError`` when the file is not the one any more that was cut.
     """
     try:
-        lines = list(_lines(path, part, task) if kind == "jsonl" else _rows(path, part, task))
+        lines = list(_lines(path, part, task, every) if kind == "jsonl" else _rows(path, part, task, every))
     except (OSError, ValueError) as error:  # the latter are pyarrow's
         raise InputError(f"{path} cannot be read any more: {error}") from error
     if len(lines) != part.rows:
@@ -131,13 +131,13 @@ def _cut_lines(stream: LineStream, rows: int) -> Iterator[Part]:
         yield Part(number, start, end, first, held)
 
 
-def _lines(path: Path, part: Part, task: str | None) -> Iterator[Line]:
+def _lines(path: Path, part: Part, task: str | None, every: bool) -> Iterator[Line]:
     left = part.end - part.start
     with path.open("rb") as stream:
         stream.seek(part.start)
         for number, (raw, length) in enumerate(raw_lines(stream), part.first):
             if not is_blank(raw):
-                yield read_line(raw, number, task)
+                yield read_line(raw, number, task, every=every)
             left -= length
             if left <= 0:
                 return
@@ -179,7 +179,7 @@ def _cut_rows(table: ParquetFile, rows: int) -> Iterator[Part]:
         yield Part(number, start, end, start + 1, end - start)
 
 
-def _rows(path: Path, part: Part, task: str | None) -> Iterator[Line]:
+def _rows(path: Path, part: Part, task: str | None, every: bool) -> Iterator[Line]:
     """Only the row groups that hold some of them are read, each from its beginning."""
     with _parquet(path) as table:
         groups: list[int] = []
@@ -196,18 +196,18 @@ def _rows(path: Path, part: Part, task: str | None) -> Iterator[Line]:
             before = max(0, before - batch.num_rows)
             left -= wanted.num_rows
             for at in range(wanted.num_rows):
-                yield _row(wanted.slice(at, 1), number, task)
+                yield _row(wanted.slice(at, 1), number, task, every)
                 number += 1
             if not left:
                 return
 
 
-def _row(batch: RecordBatch, number: int, task: str | None) -> Line:
+def _row(batch: RecordBatch, number: int, task: str | None, every: bool) -> Line:
     try:
         (row,) = batch.to_pylist()
     except UnicodeDecodeError as error:
         return Line(str(number), "", None, f"row {number}: is not UTF-8 ({error})")
-    return read_line(_as_json(row), number, task, "row")
+    return read_line(_as_json(row), number, task, "row", every=every)
 
 
 def _as_json(row: dict[str, Any]) -> bytes:

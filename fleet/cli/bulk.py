@@ -56,6 +56,7 @@ def run_bulk(
     *,
     task: str | None,
     top: int,
+    every: bool,
     as_json: bool,
     bulk: BulkWishes,
 ) -> int:
@@ -67,7 +68,9 @@ def run_bulk(
     course = _Course(Tally())
     if not (output / MANIFEST).exists():  # where nobody can answer, nothing is begun
         _where(project, bulk.address)
-    opened = open_folder(output, file, task=task, top=top, part_rows=bulk.part_rows, form=bulk.form)
+    opened = open_folder(
+        output, file, task=task, top=top, every=every, part_rows=bulk.part_rows, form=bulk.form
+    )
     try:
         with terminate_as_interrupt(), opened as folder:
             total = folder.cut.rows
@@ -108,6 +111,7 @@ def _answer(
             options.format,
             options.task,
             options.top,
+            options.all,
             bulk.in_flight,
             address,
         )

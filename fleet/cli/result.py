@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fleet.job import Answer, Receipt, Result
     from fleet.routing.decision import Decision
 
-COLOURS = {"route": "green", "clarify": "yellow", "abstain": "yellow"}
+COLOURS = {"route": "green", "clarify": "yellow", "compound": "yellow", "abstain": "yellow"}
 
 
 def show_result(result: Result) -> None:
@@ -25,6 +25,8 @@ def show_result(result: Result) -> None:
         click.secho(_decision(decision), fg=COLOURS.get(decision.kind), bold=True)
         if decision.reason:
             click.echo(f"  {decision.reason}")
+        if hint := _hint(result):
+            click.echo(f"  {hint}")
     for answer in result.answers:
         click.echo()
         click.secho(f"{answer.task}{_remarks(answer)}", bold=True)
@@ -39,6 +41,8 @@ def result_summary(name: str, result: Result) -> str:
     parts = [name]
     if result.decision is not None:
         parts.append(_decision(result.decision))
+    if hint := _hint(result):
+        parts.append(hint)
     parts += [f"{answer.task}{_remarks(answer)}: {_value(answer.value)}" for answer in result.answers]
     parts += [click.style(f"no answer: {reason}", fg="yellow") for reason in _silent(result)]
     if result.error:
@@ -64,7 +68,18 @@ def _decision(decision: Decision) -> str:
         return f"route to {decision.task} ({number(decision.confidence, 2)})"
     if decision.kind == "clarify":
         return f"clarify: {' or '.join(decision.tasks)}?"
+    if decision.kind == "compound":
+        return f"compound: {' and '.join(decision.tasks)}"
     return "abstain"
+
+
+def _hint(result: Result) -> str | None:
+    """What to do about a job for several tasks that nothing was run for."""
+    decision = result.decision
+    if decision is None or decision.kind != "compound" or result.answers or result.error:
+        return None
+    every = "both" if len(decision.tasks) == 2 else f"all {len(decision.tasks)}"
+    return f"nothing was run: run {every} with --all"
 
 
 def _remarks(answer: Answer) -> str:

@@ -43,6 +43,7 @@ class Wishes:
 
     task: str | None
     top: int
+    all: bool
     explain: bool
     as_json: bool
     weights: Weights
@@ -65,6 +66,11 @@ class Wishes:
     show_default=True,
     metavar="N",
     help="Let the likeliest N answer.",
+)
+@click.option(
+    "--all",
+    is_flag=True,
+    help="If the job needs several tasks at once, let all answer; without it you are only told which.",
 )
 @click.option("--explain", is_flag=True, help="Show why: nearest training rows, runner-up, fit, thresholds.")
 @click.option(
@@ -129,8 +135,8 @@ def route(
     """Route TEXT to its expert and show decision, answer and receipt.
 
     With --file, or with - as TEXT (standard input), every line is a job: {"text": "..."} or
-    {"fields": {...}}, with "id" and "task" if wanted. Results come in the same order. A line that is
-    no job, or a job that fails, becomes a result with an error and stops nothing. Results already in
+    {"fields": {...}}, with "id", and "task" or "all": true if wanted. Results come in the same order. A line
+    that is no job, or a job that fails, becomes a result with an error and stops nothing. Results already in
     --output are kept (half a result at its end is dropped) and the rest is added.
 
     With --address the jobs of a file, JSON lines or Parquet with the same names as columns, are answered
@@ -142,7 +148,8 @@ def route(
       0    answered; with many jobs: each was answered, or given to nobody on purpose
       1    a failure of an expert, the registry or this machine
       2    bad input: not a job, unknown task, no project
-      3    a single text for which the router asks back (clarify) or finds no expert (abstain)
+      3    a single text for which the router asks back (clarify), finds that it needs several tasks
+           (compound) where --all is not given, or finds no expert (abstain)
       130  interrupted
     """
     wished = Wishes(**wishes)
@@ -157,6 +164,8 @@ def route(
         for option, given in (("--task", wished.task), ("--address", address)):
             if given is not None:
                 raise click.UsageError(f"--router does not go with {option}: no router is asked here.")
+    if wished.all and wished.task is not None:
+        raise click.UsageError("--all does not go with --task: no router is asked then.")
     if text is not None:
         for option, value in (("--output", output), ("--address", address)):
             if value is not None:
@@ -191,7 +200,14 @@ def _bulk(
         raise click.UsageError("--explain and --weights do not go with --address: the replicas have theirs.")
     _check_task(invocation, wished.task)
     return run_bulk(
-        invocation, Path(file), output, task=wished.task, top=wished.top, as_json=wished.as_json, bulk=bulk
+        invocation,
+        Path(file),
+        output,
+        task=wished.task,
+        top=wished.top,
+        every=wished.all,
+        as_json=wished.as_json,
+        bulk=bulk,
     )
 
 
@@ -205,7 +221,7 @@ def _one(invocation: Invocation, text: str, wished: Wishes) -> int:
     from fleet.job import Job
 
     host = _host(invocation, wished)
-    job = Job("1", text=text, task=wished.task)
+    job = Job("1", text=text, task=wished.task, all=wished.all)
     (result,) = host.answer([job], top=wished.top)
     explained = host.explain(job) if wished.explain and not result.bad_job else None
     if wished.as_json:
@@ -217,7 +233,8 @@ def _one(invocation: Invocation, text: str, wished: Wishes) -> int:
             show_explained(explained)
     if result.error:
         raise Failure(result.error, _code(result))
-    return 0 if result.decision is not None and result.decision.kind == "route" else UNDECIDED
+    kind = None if result.decision is None else result.decision.kind
+    return 0 if kind == "route" or (kind == "compound" and result.answers) else UNDECIDED
 
 
 def _many(invocation: Invocation, file: str, output: Path | None, wished: Wishes) -> int:
@@ -229,7 +246,7 @@ def _many(invocation: Invocation, file: str, output: Path | None, wished: Wishes
             sys.stdin.buffer if file == STANDARD_INPUT else stack.enter_context(Path(file).open("rb"))
         )
         total = None if file == STANDARD_INPUT else _count(Path(file))
-        lines = read_lines(source, wished.task)
+        lines = read_lines(source, wished.task, every=wished.all)
         sink = None if output is None else stack.enter_context(ResultFile(output))
         advance = stack.enter_context(
             job_progress(total, shown=output is not None or not sys.stdout.isatty())

@@ -56,6 +56,7 @@ class Order:
     form: Kind
     task: str | None
     top: int
+    all: bool
     in_flight: int | None
     """Jobs on their way at a time; None is as many as keep the replicas busy."""
     cluster: str
@@ -131,7 +132,7 @@ def _feed(row: dict[str, Any], order: Order) -> dict[str, Any]:
         "tally": asdict(Tally()),
     }
     try:
-        lines = read_part(order.path, order.kind, part, order.task)
+        lines = read_part(order.path, order.kind, part, order.task, every=order.all)
         jobs = [replace(line.job, patient=True) for line in lines if line.job is not None]
         results = iter(asyncio.run(_Feeder(order).answer(jobs)))
         contents = [result_line(line, None if line.job is None else next(results)) for line in lines]

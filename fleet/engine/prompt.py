@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -203,6 +204,15 @@ class Renderer:
         for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
             ids += self._backend.encode(text[start:end], add_special_tokens=False).ids
         return ids
+
+    def places(self, text: str, characters: Sequence[int]) -> list[int]:
+        """How many of ``text_ids`` begin before each of these characters, which are in order."""
+        cuts = [match.start() + 1 for match in self._control.finditer(text)]
+        begins: list[int] = []
+        for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+            encoding = self._backend.encode(text[start:end], add_special_tokens=False)
+            begins += [start + begin for begin, _ in encoding.offsets]
+        return [bisect_left(begins, character) for character in characters]
 
     def job_ids(self, text: str, limit: int | None = None) -> list[int]:
         """``<bos>`` and the canonical text's ids. Raises ``JobError`` if they are more than ``limit``."""

@@ -7,7 +7,7 @@ they come from, so that what decides after loading is bit for bit what was fitte
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,7 @@ from fleet.engine.digest import folder_digest
 from fleet.errors import ArtifactError, DigestError
 from fleet.routing.budget import Budget, Thresholds
 from fleet.routing.calibrate import Scale
+from fleet.routing.compound import Compounds
 from fleet.routing.discriminant import Discriminant
 from fleet.routing.evidence import EXAMPLE, FOLDS, INPUT, Changes, Evidence
 from fleet.routing.features import LIMIT, Bytes, Frame
@@ -37,7 +38,7 @@ __all__ = ["load_router", "save_router"]
 
 CARD_FILE = "router.json"
 TENSOR_FILE = "router.safetensors"
-FORMAT = 2
+FORMAT = 3
 
 
 def save_router(folder: Path, router: Router) -> str:
@@ -65,6 +66,11 @@ def save_router(folder: Path, router: Router) -> str:
             tensors[f"task.{name}.changes.origins"] = each.changes.origins
             tensors[f"task.{name}.changes.ways"] = each.changes.ways
             tensors.update(_sparse(f"task.{name}.changes.grams", each.changes.grams))
+    if router.compounds is not None:
+        tensors["compound.weights"], tensors["compound.bias"] = (
+            router.compounds.weights,
+            router.compounds.bias,
+        )
     save_file({name: np.ascontiguousarray(each) for name, each in tensors.items()}, folder / TENSOR_FILE)
     card = {
         "format": FORMAT,
@@ -77,6 +83,7 @@ def save_router(folder: Path, router: Router) -> str:
         "scale": asdict(router.scale),
         "thresholds": asdict(router.thresholds),
         "metrics": dict(router.metrics),
+        "compound": router.compounds and {"tasks": list(router.compounds.tasks), "bar": router.compounds.bar},
         "tasks": {
             name: {
                 "data_digest": each.digest,
@@ -145,6 +152,11 @@ class _Own(_Part):
     digest: str
 
 
+class _Compound(_Part):
+    tasks: list[str] = Field(min_length=2)
+    bar: Annotated[float, Field(gt=0)]
+
+
 class _Card(_Part):
     format: int
     base_fingerprint: str
@@ -156,6 +168,7 @@ class _Card(_Part):
     scale: Scale
     thresholds: Thresholds
     metrics: dict[str, float]
+    compound: _Compound | None
     tasks: dict[str, _Task] = Field(min_length=1)
 
 
@@ -213,7 +226,18 @@ def _router(card: _Card, tensors: Mapping[str, NDArray[Any]]) -> Router:
         card.metrics,
         {name: card.tasks[name].fare for name in names},
         Span.of(evidence.values()),
+        _compounds(take, card.compound, names, width // card.blocks),
     )
+
+
+def _compounds(take: _Tensors, card: _Compound | None, names: Sequence[str], width: int) -> Compounds | None:
+    if card is None:
+        return None
+    if len(set(card.tasks)) != len(card.tasks) or not set(card.tasks) <= set(names):
+        raise ValueError("compound.tasks are not tasks of the router, each once")
+    count = len(card.tasks) + 1
+    weights = take("compound.weights", np.float32, count, width)
+    return Compounds(tuple(card.tasks), weights, take("compound.bias", np.float32, count), card.bar)
 
 
 def _changes(take: _Tensors, name: str, rows: int, width: int) -> Changes | None:

@@ -10,7 +10,7 @@ from fleet.routing.budget import Thresholds
 
 __all__ = ["CHOICES", "Cause", "Decision", "judge"]
 
-Kind = Literal["route", "clarify", "abstain"]
+Kind = Literal["route", "clarify", "compound", "abstain"]
 Cause = Literal["no_fit", "no_text", "too_short", "too_long", "language", "no_expert"]
 """Why it abstains: nothing fits, there is nothing to measure, the job is shorter or longer than anything
 that the tasks hold, it is in a language of none of them, or no expert can answer for the task it is like."""
@@ -21,15 +21,18 @@ CHOICES = 5
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``route`` to one task, ``clarify`` between a few, or ``abstain``; with the figures behind it."""
+    """``route`` to one task, ``clarify`` between a few, ``compound`` for a job that needs several, or
+    ``abstain``; with the figures behind it."""
 
     kind: Kind
     task: str | None
     """The task, when routed."""
     tasks: tuple[str, ...]
-    """The task, or those it hesitates between, likeliest first; empty when it abstains."""
+    """The task; those it hesitates between, likeliest first; all that a compound job needs, in the order in
+    which it asks for them; empty when it abstains."""
     confidence: float
-    """Calibrated probability of the likeliest task, given that one of the fleet's fits."""
+    """Calibrated probability of the likeliest task, given that one of the fleet's fits; of a compound job
+    that of the task which it asks for least surely."""
     fit: float | None
     """How much more the job is like the nearest task than like text in general: relative Mahalanobis
     distance and the letters' log-odds; None if nothing was measured."""
@@ -56,9 +59,10 @@ class Decision:
         return cls("abstain", None, (), 0.0, None, f"no expert fits: {reason}", cause=cause)
 
     def within(self, allowed: Collection[str]) -> Decision | None:
-        """What someone may see of it who may ask these tasks only; None when it is for others alone."""
+        """What someone may see of it who may ask these tasks only; None when it is for others alone, or is a
+        compound job that needs one of them: it is not done by halves."""
         tasks = tuple(task for task in self.tasks if task in allowed)
-        if self.tasks and not tasks:
+        if (self.tasks and not tasks) or (self.kind == "compound" and tasks != self.tasks):
             return None
         reason = self.reason
         nearest = self.scores[0][0] if self.scores else None

@@ -19,6 +19,7 @@ from fleet.routing.content import content_digest
 from fleet.routing.evidence import FOLDS, Changes, Evidence, fold_of_group, pick_rows
 from fleet.routing.features import POOLS, Frame, stack, taps_of
 from fleet.routing.head import Ground, Router
+from fleet.routing.joining import fit_compounds
 from fleet.routing.language import identify, is_multilingual
 from fleet.routing.reading import read_texts
 from fleet.routing.siege import attacked
@@ -76,7 +77,9 @@ def fit_router(
             evidence[task.name] = gather(base, ground, task)
     router = Router.build(ground, evidence, budget)
     log.info("router: trying the attacks")
-    return replace(router, metrics={**router.metrics, **attacked(base, router, tasks)})
+    compounds, compound_figures = fit_compounds(base, ground, tasks)
+    figures = {**router.metrics, **attacked(base, router, tasks), **compound_figures}
+    return replace(router, metrics=figures, compounds=compounds)
 
 
 def lay_ground(base: Base, depth: int, foreign: Foreign = NOBODY) -> Ground:

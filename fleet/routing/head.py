@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fleet.errors import SealError
 from fleet.routing.budget import Budget, Thresholds, set_thresholds
 from fleet.routing.calibrate import Scale, calibrate
+from fleet.routing.compound import Compounds
 from fleet.routing.decision import CHOICES, Cause, Decision, judge
 from fleet.routing.discriminant import Discriminant
 from fleet.routing.evidence import Evidence
@@ -64,6 +65,9 @@ class Router:
     fares: Mapping[str, Fare]
     """The same of each task."""
     span: Span
+    compounds: Compounds | None = None
+    """What recognises jobs for several tasks. Needs the base to be fitted: a router that tasks were added to,
+    or taken from, has none until the next fit."""
     statistics: Statistics | None = field(default=None, compare=False, repr=False)
     """Kept by who fitted it: of a change only the changed task's rows are multiplied again. The maps, the
     held-out judges and the thresholds are made anew from these sums."""
@@ -102,7 +106,7 @@ class Router:
             figures(held, scale, names, thresholds, budget) | flips(held.changed, scale, names, thresholds),
             fares(held, scale, names, thresholds, budget),
             Span.of(ordered.values()),
-            statistics,
+            statistics=statistics,
         )
 
     @property

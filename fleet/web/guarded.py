@@ -1,7 +1,8 @@
 """A backend that lets each caller do what that one may, and no more. Knows nothing of keys or HTTP.
 
-Jobs are counted, not requests, and one for several experts as so many, in a window that moves. The counts
-are in this process's memory, which is all there is as long as there is one ingress; they begin anew with it.
+Jobs are counted, not requests, and one for several experts as so many, or as two where the router is to find
+them, in a window that moves. The counts are in this process's memory, which is all there is as long as there
+is one ingress; they begin anew with it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Guarded:
         self, jobs: Sequence[Job], *, top: int = 1, seconds: float | None = None
     ) -> list[Result]:
         who = caller.get()
-        self._charge(who, sum(max(top, len(job.tasks)) for job in jobs))
+        self._charge(who, sum(_experts(job, top) for job in jobs))
         if who.tasks is None:
             return await self._backend.answer(jobs, top=top, seconds=seconds)
         jobs = [dataclasses.replace(job, allowed=who.tasks) for job in jobs]
@@ -44,7 +45,7 @@ class Guarded:
     def stream(self, job: Job, *, seconds: float | None = None) -> AsyncIterator[str | Result]:
         """Refuses when it is called, not when it is read, while a status can still be sent."""
         who = caller.get()
-        self._charge(who, max(1, len(job.tasks)))
+        self._charge(who, _experts(job, 1))
         if who.tasks is not None:
             job = dataclasses.replace(job, allowed=who.tasks)
             if job.forbidden:
@@ -86,6 +87,11 @@ class Guarded:
             f"the request is {jobs}: some more in {wait} s",
             {"Retry-After": str(wait)},
         )
+
+
+def _experts(job: Job, top: int) -> int:
+    """That it may cost; one for all that it needs is taken for two, the fewest that are several."""
+    return max(top, len(job.tasks), 2 if job.all else 1)
 
 
 def _reason(who: Caller, job: Job) -> str:

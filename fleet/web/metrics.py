@@ -20,6 +20,8 @@ from fleet.web.backend import ServiceState
 
 NONE = "-"
 """The task of a job that no expert was asked about, the key of a request that came without."""
+UNASKED = {"clarify": "clarified", "compound": "compound", "abstain": "abstained", "route": "abstained"}
+"""What becomes of a job of which nobody is asked, by what was decided."""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 STAGE_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 """Fewer, as there are as many for every stage of every task."""
@@ -35,7 +37,7 @@ class Metrics:
         self._jobs = Counter(
             "fleet_jobs",
             "Jobs that have ended, once for each expert that was asked: answered, cancelled, or the code of "
-            "the failure; clarified and abstained are of no expert.",
+            "the failure; clarified, compound and abstained are of no expert.",
             ["task", "outcome"],
             registry=registry,
         )
@@ -112,7 +114,7 @@ class Metrics:
         if result.code is not None:
             self._unasked(job, result.code)
         elif decision is not None:
-            self._jobs.labels(NONE, "clarified" if decision.kind == "clarify" else "abstained").inc()
+            self._jobs.labels(NONE, UNASKED[decision.kind]).inc()
 
     def cancelled(self, job: Job) -> None:
         """Nobody waits for it any more."""

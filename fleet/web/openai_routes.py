@@ -89,8 +89,9 @@ def openai_routes(backend: Backend, once: Once) -> APIRouter:
         so; earlier turns of a conversation are refused. An expert with several fields is asked at `/v1/jobs`.
 
         The content of the answer is a label, compact JSON, or a text, as the expert's kind is. With the
-        model `fleet` the router chooses; if no expert fits, or several may, there is no answer but an error
-        422 with the code `no-expert` or `clarify`, which holds the decision under `taskfleet`.
+        model `fleet` the router chooses; if no expert fits, several may, or the job needs several, there is
+        no answer but an error 422 with the code `no-expert`, `clarify` or `compound`, which holds the
+        decision under `taskfleet`.
         """
         return await _answer(request, idempotency_key)
 

@@ -101,16 +101,18 @@ def failure(result: Result, place: str | None = None) -> errors.Refusal | None:
     if result.answers:
         return None
     decision = result.decision
-    asked = decision is not None and decision.kind == "clarify"
+    kind = "abstain" if decision is None else decision.kind
     return errors.Refusal(
         422,
-        "clarify" if asked else "no-expert",
-        f"{where}{'no expert fits' if decision is None else decision.reason}: name the task as the model",
+        kind if kind in {"clarify", "compound"} else "no-expert",
+        f"{where}{'no expert fits' if decision is None else decision.reason}: {_ADVICE.get(kind, NAME)}",
         param=place or "model",
         more=_decided(result),
     )
 
 
+NAME = "name the task as the model"
+_ADVICE = {"compound": "ask for one of them as the model, or send the job to /v1/jobs with all: true"}
 _AT_FAULT = {"unknown-task": "model", "other-form": "response_format", "no-router": "model"}
 
 

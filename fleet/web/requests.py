@@ -32,17 +32,25 @@ class JobIn(BaseModel):
     task: Name | Annotated[list[Name], Field(min_length=1, max_length=MAX_TASKS)] | None = Field(
         default=None, description="Give the job to this task, or to each of several; the router is not asked."
     )
+    all: bool = Field(
+        default=False,
+        description="If the router finds that the job needs several tasks, let all of them answer from one "
+        "pass. Without it the decision `compound` lists them, and nothing is run.",
+    )
     id: str | None = Field(default=None, max_length=256, description="Comes back with the result.")
 
     @model_validator(mode="after")
     def _one_content(self) -> Self:
         if (self.text is None) == (self.fields is None):
             raise ValueError("a job has either text or fields")
+        if self.all and self.task is not None:
+            raise ValueError("all goes with a job that names no task: with a task no router is asked")
         return self
 
     def job(self, default_id: str) -> Job:
         task = tuple(dict.fromkeys(self.task)) if isinstance(self.task, list) else self.task
-        return Job(self.id if self.id is not None else default_id, self.text, self.fields, task)
+        id = self.id if self.id is not None else default_id
+        return Job(id, self.text, self.fields, task, all=self.all)
 
 
 class Options(BaseModel):

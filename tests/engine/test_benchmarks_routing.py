@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bench, route_public, route_starter
+from benchmarks import bench, route_compound, route_public, route_starter
 from benchmarks.routing import semantic
 from benchmarks.routing.sets import SETS
 
@@ -119,3 +119,12 @@ def test_the_starter_router_is_shown_with_what_changes_and_attacks_do(results: P
     assert all(0 <= changes["typos"][f"flips, {rows}"] <= 1 for rows in ("evaluation rows", "held-out rows"))
     assert "attacks that succeed, on evaluation rows" in found["route_starter_changes"]["ratios"]
     assert "attack_success" in json.loads(every.read_text())["changed"]
+
+
+def test_compound_jobs_are_shown_beside_ordinary_ones(results: Path) -> None:
+    route_compound.main(["--smoke"])
+
+    found = _written(results)["route_compound"]
+    assert [row["count"] for row in found["rows"]] == [44, 64, 84, 200]
+    assert all(0 <= row["called compound"] <= 1 for row in found["rows"])
+    assert found["notes"][-1].startswith("at the fit: compound_bar")

@@ -192,8 +192,11 @@ def jobs(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def opened(jobs: Path, *, rows: int = 4, top: int = 1, form: Kind | None = None) -> Iterator[BulkFolder]:
-    with open_folder(jobs.parent / "out", jobs, task=None, top=top, part_rows=rows, form=form) as folder:
+def opened(
+    jobs: Path, *, rows: int = 4, top: int = 1, form: Kind | None = None, every: bool = False
+) -> Iterator[BulkFolder]:
+    out = jobs.parent / "out"
+    with open_folder(out, jobs, task=None, top=top, part_rows=rows, form=form, every=every) as folder:
         yield folder
 
 
@@ -250,6 +253,19 @@ def test_other_options_are_refused_by_name(jobs: Path) -> None:
         opened(jobs, form="parquet"),
     ):
         pass
+    with pytest.raises(InputError, match=r"--all was not given and is given now"), opened(jobs, every=True):
+        pass
+
+
+def test_all_is_of_every_row_or_of_those_that_say_so(jobs: Path) -> None:
+    table = jobs.parent / "jobs.parquet"
+    write_table(pyarrow.table({"text": ["a", "b", "c"], "all": [None, True, False]}), table)
+    jobs.write_text('{"text": "a"}\n{"text": "b", "all": true}\n{"text": "c", "all": false}\n')
+    for path, kind in ((jobs, "jsonl"), (table, "parquet")):
+        (part,) = cut(path, kind, 10).parts
+        for every, wanted in ((False, [False, True, False]), (True, [True, True, False])):
+            lines = read_part(path, kind, part, None, every=every)
+            assert [line.job.all for line in lines if line.job] == wanted, (kind, every)
 
 
 def test_only_one_run_at_a_time_writes_into_a_folder(jobs: Path) -> None:

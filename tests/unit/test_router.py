@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from fleet.errors import ArtifactError, DigestError, SealError
-from fleet.routing.artifact import load_router, save_router
+from fleet.routing.artifact import FORMAT, load_router, save_router
 from fleet.routing.background import load_background
 from fleet.routing.budget import Thresholds
 from fleet.routing.content import words
@@ -225,7 +225,7 @@ def test_altered_artifacts_are_refused(router: Router, tmp_path: Path) -> None:
         "",
         "[]",
         "[" * 100_000,
-        whole.replace('"format": 2', '"format": 99'),
+        whole.replace(f'"format": {FORMAT}', '"format": 99'),
         whole.replace('"taps"', '"tap"'),
         *(
             json.dumps({**json.loads(whole), part: {**json.loads(whole)[part], name: value}})

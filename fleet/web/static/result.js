@@ -25,7 +25,7 @@ const STAGES = {
   load: "fetching and checking the expert",
   expert: "the expert's layers",
 };
-const WORDS = { route: "routed", clarify: "unsure", abstain: "no expert" };
+const WORDS = { route: "routed", clarify: "unsure", compound: "several tasks", abstain: "no expert" };
 
 /** What one sentence can say of a result, for those who listen. */
 export function summary(result) {
@@ -34,11 +34,11 @@ export function summary(result) {
   return result.answers.map((each) => `${each.task} says: ${each.text}`).join(". ");
 }
 
-/** The whole of a result. `ask(task)` sends its job to that task. */
+/** The whole of a result. `ask(task)` sends its job to that task, or to each of several. */
 export function resultParts(result, ask, again) {
   const failed = Object.entries(result.failed ?? {}).filter(([, reason]) => reason !== result.error);
   return [
-    result.decision && decisionPart(result.decision, ask),
+    result.decision && decisionPart(result.decision, ask, result.answers.length > 0),
     ...result.answers.map(answerPart),
     result.error && errorPart({ ...result, message: result.error, retryAfter: result.retry_after }, again),
     ...failed.map(([task, reason]) => make("p", { class: "notice warn" }, `${task} has not answered: ${reason}`)),
@@ -69,7 +69,7 @@ function countDown(button, seconds) {
   tick();
 }
 
-function decisionPart(decision, ask) {
+function decisionPart(decision, ask, answered) {
   const named = decision.kind === "route" && decision.fit === null;
   const parts = [
     make(
@@ -88,6 +88,11 @@ function decisionPart(decision, ask) {
       make("button", { type: "button", onclick: () => ask(task) }, `Ask ${task}`),
     );
     parts.push(make("p", { class: "row", role: "group", "aria-label": "Which expert is meant?" }, buttons));
+  }
+  if (decision.kind === "compound" && !answered) {
+    const all = `Ask ${decision.tasks.join(" and ")}`;
+    const button = make("button", { type: "button", onclick: () => ask(decision.tasks) }, all);
+    parts.push(make("p", { class: "row" }, make("span", {}, "Nothing was run."), button));
   }
   return make("div", { class: "decision-part" }, parts);
 }
