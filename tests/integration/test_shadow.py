@@ -136,15 +136,14 @@ def test_the_trunk_is_not_passed_again(
     shop: Workshop, roster: Roster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[int] = []
-    run_trunk = fleet.host.run_trunk
+    run_trunk = fleet.asking.run_trunk
 
     def counted(*args: Any, **options: Any) -> Any:
         passes.append(len(args[2]))
         return run_trunk(*args, **options)
 
     with shadowing(shop, roster) as (live, _):
-        for module in (fleet.host, fleet.asking):
-            monkeypatch.setattr(module, "run_trunk", counted)
+        monkeypatch.setattr(fleet.asking, "run_trunk", counted)
         answered(live, Job("1", text=TEXTS[0], task=("mood", "story")))
         until(lambda: compared(live, "mood").asked + compared(live, "story").asked == 2)
         assert sum(passes) == 1
