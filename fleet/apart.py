@@ -6,16 +6,17 @@ would. Knows nothing of how either is computed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fleet.data.duplicates import normal
 from fleet.data.rows import TaskRows
 from fleet.errors import Fault
 from fleet.manifest import Manifest
 from fleet.routing.collisions import Collision, Held, find_collisions
+from fleet.routing.content import words
 from fleet.yaml_lines import shorten
 
-__all__ = ["PAIR_RULES", "apart_faults", "collision_faults"]
+__all__ = ["PAIR_RULES", "apart_faults", "collision_faults", "foreign_faults"]
 
 PAIR_RULES = ("tasks-alike", "rows-in-two-tasks")
 """Rules about two tasks: the file is the first one's, the value the other task."""
@@ -26,6 +27,24 @@ def apart_faults(fleet: Mapping[str, tuple[Manifest, TaskRows]]) -> list[Fault]:
     texts = {name: [normal(row) for row in rows.train] for name, (_, rows) in fleet.items()}
     places = {name: [row.place for row in rows.train] for name, (_, rows) in fleet.items()}
     return collision_faults({name: each for name, (each, _) in fleet.items()}, texts, places)
+
+
+def foreign_faults(
+    jobs: Iterable[Mapping[str, str]], name: str, fleet: Mapping[str, tuple[Manifest, TaskRows]]
+) -> list[Fault]:
+    """A warning for each job of nobody, of the file ``name``, that is a training row of a task."""
+    places = {words(normal(row)): row.place for _, rows in fleet.values() for row in rows.train}
+    return [
+        Fault(
+            "row-of-a-task",
+            f"{place} says the same: the router cannot learn it and leave it alone, so take one of them out",
+            name,
+            value=shorten(" ".join(fields.values())),
+            severity="warning",
+        )
+        for fields in jobs
+        if (place := places.get(words(" ".join(fields.values()))))
+    ]
 
 
 def collision_faults(
@@ -45,12 +64,12 @@ def collision_faults(
             for a, b in pair.rows
         )
         rule = PAIR_RULES[0] if pair.alike else PAIR_RULES[1]
-        message = f"{_words(pair, judge)}. Rows that collide: {rows or 'none alike by their letters'}"
+        message = f"{_said_of(pair, judge)}. Rows that collide: {rows or 'none alike by their letters'}"
         found.append(Fault(rule, message, here, value=pair.second, severity="warning"))
     return found
 
 
-def _words(pair: Collision, judge: str) -> str:
+def _said_of(pair: Collision, judge: str) -> str:
     both = "1 training row" if pair.twins == 1 else f"{pair.twins} training rows"
     if not pair.alike:
         return (

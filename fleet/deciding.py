@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,13 +37,7 @@ class Deciding:
             self._tally.add(by.version, made.kind)
             decision = made if ticket.job.allowed is None else made.within(ticket.job.allowed)
             if decision is None:
-                several = made.kind == "compound"
-                ticket.refuse(
-                    "the job needs an expert that it may not be given to: name those that it may be given to"
-                    if several
-                    else "the job belongs to an expert that it may not be given to",
-                    "forbidden",
-                )
+                ticket.refuse(_forbidden(made, ticket.job.allowed or ()), "forbidden")
                 continue
             if decision.kind == "compound" and (missing := [t for t in decision.tasks if t not in champions]):
                 words = f"the job needs {_and(decision.tasks)}, and there is no champion of {_and(missing)}"
@@ -81,6 +75,17 @@ class Deciding:
         return router.compounds.seek(
             decision, ticket.tidy, ticket.routed, router.ground.frame, self._renderer
         )
+
+
+def _forbidden(made: Decision, allowed: Collection[str]) -> str:
+    """Without the names of tasks that may not be seen."""
+    if made.kind != "compound":
+        return "the job belongs to an expert that it may not be given to"
+    if mine := [task for task in made.tasks if task in allowed]:
+        return (
+            f"the job needs several experts, of which it may be given to {_and(mine)} alone: name it as task"
+        )
+    return "the job needs several experts, and may be given to none of them"
 
 
 def _asked(decision: Decision, ticket: Ticket) -> Sequence[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fleet.errors import DataError, Fault
+from fleet.errors import DataError, Fault, ProjectError
 from fleet.lines import read_lines
 from fleet.project import Project
 
@@ -16,7 +16,7 @@ FIELD = "routing.out_of_scope_jobs"
 def read_foreign(project: Project) -> list[Mapping[str, str]]:
     """The fields of each job; none where the project names no file.
 
-    Raises ``DataError`` with every line that is no job, ``ProjectError`` for a file outside the project.
+    Raises ``DataError`` for a file that cannot be read, or with every line that is no such job.
     """
     name = project.config.routing.out_of_scope_jobs
     if name is None:
@@ -24,12 +24,28 @@ def read_foreign(project: Project) -> list[Mapping[str, str]]:
     try:
         with project.resolve(name).open("rb") as stream:
             lines = list(read_lines(stream))
+    except ProjectError as error:
+        words = "it lies outside the project: keep files inside it"
+        raise DataError(
+            faults=[Fault("file-unreadable", words, "fleet.yaml", field=FIELD, value=name)]
+        ) from error
     except OSError as error:
         words = f"it cannot be read ({error.strerror}): name a file of jobs, or take the field out"
         raise DataError(
             faults=[Fault("file-unreadable", words, "fleet.yaml", field=FIELD, value=name)]
         ) from error
-    if faults := [Fault("not-a-job", line.error, name) for line in lines if line.job is None]:
+    faults = [Fault("not-a-job", f"{FIELD}: {line.error}", name) for line in lines if line.job is None]
+    faults += [
+        Fault(
+            "names-a-task",
+            f"{FIELD}: job {line.id} names a task, though it fits none: take task out",
+            name,
+            value=line.job.tasks[0],
+        )
+        for line in lines
+        if line.job is not None and line.job.tasks
+    ]
+    if faults:
         raise DataError(faults=faults)
     if not lines:
         words = "it holds no job: write one JSON object a line, or take the field out"

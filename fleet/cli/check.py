@@ -58,8 +58,9 @@ def check(
         _known(tasks, names)
         folders = [f"{project.config.tasks.rstrip('/')}/{task}/" for task in tasks]
         smallest, faults = _policy(project)
-        faults += _foreign(project)
-        faults += check_project(project, min_effect=smallest, between=_between(project, with_router))
+        jobs, wrong = _foreign(project)
+        faults += wrong
+        faults += check_project(project, min_effect=smallest, between=_between(project, with_router, jobs))
     except InputError as error:
         if not error.faults:
             raise
@@ -78,20 +79,28 @@ def check(
     ctx.exit(InputError.exit_code if errors else 0)
 
 
-def _between(project: Project, with_router: bool) -> Callable[[Fleet], list[Fault]]:
-    """Finds faults between tasks, whose heavy parts are loaded when there is something to compare."""
+def _between(
+    project: Project, with_router: bool, foreign: Sequence[Mapping[str, str]]
+) -> Callable[[Fleet], list[Fault]]:
+    """Finds faults between tasks and ``foreign`` jobs; heavy parts are loaded when there is something to
+    compare."""
 
     def find(fleet: Fleet) -> list[Fault]:
+        found: list[Fault] = []
+        if foreign:
+            from fleet.apart import foreign_faults
+
+            found += foreign_faults(foreign, project.config.routing.out_of_scope_jobs or "", fleet)
         if len(fleet) < 2:
-            return []
+            return found
         if not with_router:
             from fleet.apart import apart_faults
 
-            return apart_faults(fleet)
+            return found + apart_faults(fleet)
         from fleet.router_trial import router_faults
         from fleet.stores import open_base
 
-        return router_faults(project, open_base(project), fleet)
+        return found + router_faults(project, open_base(project), fleet)
 
     return find
 
@@ -114,15 +123,14 @@ def _policy(project: Project) -> tuple[float, list[Fault]]:
         return Policy().gate.min_effect, list(error.faults)
 
 
-def _foreign(project: Project) -> list[Fault]:
-    """Faults of the project's own jobs of nobody."""
+def _foreign(project: Project) -> tuple[list[Mapping[str, str]], list[Fault]]:
+    """The project's own jobs of nobody, and what is wrong with their file."""
     from fleet.foreign import read_foreign
 
     try:
-        read_foreign(project)
+        return read_foreign(project), []
     except InputError as error:
-        return list(error.faults) or [Fault("file-unreadable", str(error), "fleet.yaml")]
-    return []
+        return [], list(error.faults)
 
 
 def _show(faults: Sequence[Fault]) -> None:
@@ -130,7 +138,7 @@ def _show(faults: Sequence[Fault]) -> None:
     groups: dict[tuple[str, str, str, str, str], list[Fault]] = {}
     for fault in sorted(faults, key=lambda f: (f.severity != "error", f.file, f.line or 0, f.field)):
         # What a person has written by hand is never folded.
-        apart = str(fault) if fault.file.endswith(YAML) else fault.field
+        apart = str(fault) if fault.file.endswith(YAML) or fault.rule == "not-a-job" else fault.field
         groups.setdefault((fault.severity, fault.file, fault.rule, fault.field, apart), []).append(fault)
     for (severity, *_), group in groups.items():
         error = severity == "error"

@@ -128,7 +128,7 @@ def _decided(shift: Mapping[str, Any]) -> str:
     said = (
         f"router, last hour: {jobs} job{'' if jobs == 1 else 's'} to decide, "
         f"{shift.get('abstained', NONE)} abstained ({_percent(shift.get('share'))}, {fitted}), "
-        f"{shift.get('clarified', NONE)} asked back"
+        f"{shift.get('clarified', NONE)} asked back, {shift.get('compound', NONE)} needed several tasks"
     )
     if shift.get("alarm"):
         since = datetime.fromtimestamp(float(shift["since"])).astimezone()

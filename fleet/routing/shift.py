@@ -46,9 +46,12 @@ class ShiftState:
     """That the router decided in the last hour; those that name their task are not among them."""
     abstained: int
     clarified: int
+    compound: int
+    """That need several tasks."""
     share: float | None
     """Of abstentions; None without a job."""
     clarified_share: float | None
+    compound_share: float | None
     expected: float | None
     """Share of abstentions that the fit expects; None if it measured none, and then there is no alarm."""
     low: float | None
@@ -114,7 +117,7 @@ def shift_state(
 ) -> ShiftState:
     """``stretches`` of all processes, in any order; those of the same time add up."""
     counts = _day(stretches, now)
-    jobs, abstained, clarified = (int(count) for count in counts[:, -HOUR:].sum(axis=1))
+    jobs, abstained, clarified, compound = (int(count) for count in counts[:, -HOUR:].sum(axis=1))
     raised: list[Alarm] = []
     if expected is not None:
         raised = alarms(counts[0], counts[1], expected.low, expected.high)
@@ -125,8 +128,10 @@ def shift_state(
         jobs,
         abstained,
         clarified,
+        compound,
         share=_share(abstained, jobs),
         clarified_share=_share(clarified, jobs),
+        compound_share=_share(compound, jobs),
         expected=None if expected is None else round(expected.share, 4),
         low=None if expected is None else round(expected.low, 4),
         high=None if expected is None else round(expected.high, 4),
@@ -136,8 +141,9 @@ def shift_state(
 
 
 def _day(stretches: Iterable[Stretch], now: float) -> Doubles:
-    """``[3, KEPT]``: jobs, abstentions, clarifications; the last column is the stretch of ``now``."""
-    counts = np.zeros((3, KEPT))
+    """``[4, KEPT]``: jobs, abstentions, clarifications, compound jobs; the last column is the stretch of
+    ``now``."""
+    counts = np.zeros((4, KEPT))
     last = int(now // STRETCH_SECONDS)
     for stretch in stretches:
         # What another machine's clock dates a little later is of now.

@@ -29,6 +29,7 @@ class Stretch(NamedTuple):
     jobs: int
     abstained: int
     clarified: int
+    compound: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,9 @@ class Tally:
                 last = self._stretches.pop()
             else:
                 last = Stretch(number, 0, 0, 0)
-            abstained, clarified = int(kind == "abstain"), int(kind == "clarify")
-            self._stretches.append(
-                Stretch(last.number, last.jobs + 1, last.abstained + abstained, last.clarified + clarified)
-            )
+            kinds = (int(kind == each) for each in ("abstain", "clarify", "compound"))
+            counts = (before + one for before, one in zip(last[2:], kinds, strict=True))
+            self._stretches.append(Stretch(last.number, last.jobs + 1, *counts))
 
     def decided(self) -> Decided | None:
         """As it is now; None before the first decision."""

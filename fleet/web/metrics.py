@@ -198,7 +198,7 @@ def _decided(shift: ShiftState | None) -> Iterator[Metric]:
     jobs = GaugeMetricFamily("fleet_routed_jobs_hour", "Jobs of the last hour that the router decided.")
     shares = GaugeMetricFamily(
         "fleet_undecided_share",
-        "Of them, the share that it abstained on, or asked back.",
+        "Of them, the share that it abstained on, asked back, or that needed several tasks.",
         labels=["decision"],
     )
     fitted = GaugeMetricFamily(
@@ -209,7 +209,8 @@ def _decided(shift: ShiftState | None) -> Iterator[Metric]:
     )
     if shift is not None:
         jobs.add_metric([], shift.jobs)
-        for decision, share in (("abstain", shift.share), ("clarify", shift.clarified_share)):
+        of = {"abstain": shift.share, "clarify": shift.clarified_share, "compound": shift.compound_share}
+        for decision, share in of.items():
             if share is not None:
                 shares.add_metric([decision], share)
         for bound, value in (("low", shift.low), ("high", shift.high)):

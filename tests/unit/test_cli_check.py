@@ -181,3 +181,28 @@ def test_tasks_that_are_copies_are_a_warning_with_colliding_rows(tmp_path: Path)
         assert "they share 20 training rows" in alike["message"]
         for file in ("tasks/alpha/train.jsonl:", "tasks/beta/train.jsonl:"):
             assert alike["message"].count(file) == 3
+
+
+def test_jobs_of_nobody_that_are_no_jobs_or_are_rows_of_a_task(tmp_path: Path) -> None:
+    folder = tmp_path / "tasks" / "alpha"
+    folder.mkdir(parents=True)
+    (folder / "task.yaml").write_text(TASK.format(name="alpha", more=""))
+    for part in ("train", "eval"):
+        rows = [{"text": f"{part} kettle {n}", "label": ("good", "bad")[n % 2]} for n in range(40)]
+        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "fleet.yaml").write_text("name: mine\nrouting: {out_of_scope_jobs: nobody.jsonl}\n")
+    (tmp_path / "nobody.jsonl").write_text('{"text": "sing"}\n{"text": "TRAIN  kettle 7!"}\n')
+    code, found = check(tmp_path)
+    warnings = [each for each in found["faults"] if each["rule"] == "row-of-a-task"]  # type: ignore[attr-defined]
+    assert code == 0
+    assert ["tasks/alpha/train.jsonl:8" in each["message"] for each in warnings] == [True]
+    (tmp_path / "nobody.jsonl").write_text('{"text": 5}\n{"txt": "a"}\n[1]\n')
+    ran = CliRunner().invoke(main, ["--root", str(tmp_path), "check"])
+    assert ran.exit_code == 2
+    for words in (
+        "routing.out_of_scope_jobs",
+        "line 1: text should be text",
+        "line 2: unknown key",
+        "line 3:",
+    ):
+        assert words in ran.stdout

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.errors import DataError, ProjectError
+from fleet.errors import DataError
 from fleet.foreign import read_foreign
 from fleet.project import Project
 
@@ -38,6 +38,7 @@ def test_a_project_without_the_field_has_none(tmp_path: Path) -> None:
         ("\n", "file-empty", "holds no job"),
         ('{"text": "good"}\n{"test": "bad"}\nnot json\n', "not-a-job", "line 2: unknown key 'test'"),
         ('{"text": " "}\n', "not-a-job", "line 1: the text is empty"),
+        ('{"text": "sing", "task": "songs"}\n', "names-a-task", "got songs"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, content: str | None, rule: str, words: str) -> None:
@@ -49,5 +50,5 @@ def test_what_is_wrong_is_named(tmp_path: Path, content: str | None, rule: str, 
 
 
 def test_a_file_outside_the_project_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ProjectError, match="leaves the project"):
+    with pytest.raises(DataError, match=r"routing\.out_of_scope_jobs: it lies outside the project"):
         read_foreign(project(tmp_path, "../elsewhere.jsonl"))
