@@ -25,8 +25,8 @@ from fleet.routing.features import POOLS, Floats, Frame
 
 __all__ = ["Claim", "Compounds", "mean_state", "own_block", "placed", "read_clauses"]
 
-FEWEST_TOKENS = 3
-"""Of a clause: "the date" and "please" ask for nothing by themselves."""
+FEWEST_TOKENS = 2
+"""Of a clause: "please" or "asap" asks for nothing by itself."""
 
 Place = tuple[int, int]
 """Begin and end of a clause, in characters."""

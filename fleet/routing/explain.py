@@ -57,7 +57,10 @@ def explain(
         "origin": thresholds.origin,
     }
     outline["held_out"] = {
-        name: {key: round(value, 4) for key, value in asdict(router.fares[name]).items()}
+        name: {
+            key: value if isinstance(value, bool) else round(value, 4)
+            for key, value in asdict(router.fares[name]).items()
+        }
         for name in (first, second)
         if name is not None
     }
