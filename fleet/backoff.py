@@ -10,6 +10,8 @@ __all__ = ["Backoff"]
 
 FIRST_RETRY, LONGEST_RETRY = 5.0, 300.0
 """Seconds until a thing that failed is tried again, doubled each time."""
+DOUBLED = 16
+"""Times, at most: the longest is reached long before, and floats end."""
 
 
 @dataclass(slots=True)
@@ -31,7 +33,7 @@ class Backoff:
     def put_off(self, key: Hashable) -> int:
         """It failed (again); how often by now."""
         retry = self._retries.setdefault(key, _Retry())
-        retry.at = self._clock() + min(LONGEST_RETRY, FIRST_RETRY * 2**retry.attempts)
+        retry.at = self._clock() + min(LONGEST_RETRY, FIRST_RETRY * 2 ** min(retry.attempts, DOUBLED))
         retry.attempts += 1
         return retry.attempts
 

@@ -33,6 +33,7 @@ class Deciding:
         decisions = by.router.decide(readings_of(tickets, by.router.taps), known=champions, top=top)
         for ticket, plain in zip(tickets, decisions, strict=True):
             made, _ = self._compound(plain, ticket, by.router)
+            ticket.routed = None  # nobody reads it any more, and the ticket may stand in line
             # As the router decided it, whatever may be done about it.
             self._tally.add(by.version, made.kind)
             decision = made if ticket.job.allowed is None else made.within(ticket.job.allowed)

@@ -35,19 +35,25 @@ def read_foreign(project: Project) -> list[Mapping[str, str]]:
             faults=[Fault("file-unreadable", words, "fleet.yaml", field=FIELD, value=name)]
         ) from error
     faults = [Fault("not-a-job", f"{FIELD}: {line.error}", name) for line in lines if line.job is None]
+    jobs = [line.job for line in lines if line.job is not None]
+    faults += [
+        Fault("not-a-job", f"{FIELD}: job {job.id}: its fields are empty: give it something to read", name)
+        for job in jobs
+        if not any(text.strip() for text in job.named_fields().values())
+    ]
     faults += [
         Fault(
             "names-a-task",
-            f"{FIELD}: job {line.id} names a task, though it fits none: take task out",
+            f"{FIELD}: job {job.id} names a task, though it fits none: take task out",
             name,
-            value=line.job.tasks[0],
+            value=job.tasks[0],
         )
-        for line in lines
-        if line.job is not None and line.job.tasks
+        for job in jobs
+        if job.tasks
     ]
     if faults:
         raise DataError(faults=faults)
     if not lines:
         words = "it holds no job: write one JSON object a line, or take the field out"
         raise DataError(faults=[Fault("file-empty", words, "fleet.yaml", field=FIELD, value=name)])
-    return [line.job.named_fields() for line in lines if line.job is not None]
+    return [job.named_fields() for job in jobs]

@@ -108,9 +108,9 @@ def _job(value: Mapping[str, Any], name: str, task: str | None, every: bool) -> 
     own = value.get("all")
     if not isinstance(own, bool | None):
         raise JobError("all should be true or false")
-    if own and named:
-        raise JobError("has both all and task: with a task no router is asked, leave one of them out")
     wanted = named or task
+    if own and wanted:
+        raise JobError("has both all and task: with a task no router is asked, leave one of them out")
     all_ = not wanted and (every if own is None else own)
     if "text" in value:
         return Job(name, text=some_text(_text(value, "text", "")), task=wanted, all=all_)

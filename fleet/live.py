@@ -79,7 +79,7 @@ class LiveState:
     decided: Decided | None = None
     """What the router has decided here."""
     expected: Expected | None = None
-    """Share of abstentions that its fit expects, and the rows that this was measured on."""
+    """Share of abstentions that its fit expects, and the range that it leaves; None if it measured none."""
 
 
 class LiveHost:

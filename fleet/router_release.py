@@ -62,6 +62,7 @@ def refit_router(project: Project, registry: Registry, base: Callable[[], Base])
     with tempfile.TemporaryDirectory(prefix="fleet-router-") as scratch:
         folder = Path(scratch) / "router"
         digest = save_router(folder, router)
+        load_router(folder, digest=digest)  # or raise: what no host could load is not registered
         record = RunRecord(
             params={"tasks": ", ".join(task.name for task in tasks), "taps": str(list(router.taps))},
             metrics=router.metrics,
@@ -96,7 +97,7 @@ def router_task(project: Project, name: str) -> RouterTask:
     prompt = task_spec(manifest).prompt
     texts = [render_job(prompt, row.fields) for row in rows.train]
     sources = [row.place for row in rows.train]
-    content = json.dumps([texts, manifest.routing.examples], ensure_ascii=False)
+    content = json.dumps([texts, manifest.routing.examples, manifest.description], ensure_ascii=False)
     digest = hashlib.sha256(content.encode()).hexdigest()
     examples = list(manifest.routing.examples)
     try:

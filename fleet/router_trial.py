@@ -25,7 +25,7 @@ from fleet.registry.store import ROUTER, Registry
 from fleet.router_release import budget_of, foreign_jobs, routable, router_task
 from fleet.routing.artifact import load_router
 from fleet.routing.evidence import INPUT, pick_rows
-from fleet.routing.fit import gather, is_current, lay_ground
+from fleet.routing.fit import gather, is_current, lay_ground, told_of
 from fleet.routing.head import Router
 from fleet.routing.likeness import judge_router
 from fleet.routing.reading import read_texts
@@ -141,7 +141,7 @@ def _present(project: Project, registry: Registry, base: Base, others: set[str])
 
 def _fitted(project: Project, base: Base, tasks: Sequence[RouterTask]) -> Router:
     """As it decides; without the attacks that one is tried with before it is registered."""
-    ground = lay_ground(base, project.config.trunk_layers, foreign_jobs(project))
+    ground = told_of(base, lay_ground(base, project.config.trunk_layers), foreign_jobs(project))
     evidence = {task.name: gather(base, ground, task) for task in tasks}
     return Router.build(ground, evidence, budget_of(project, evidence))
 

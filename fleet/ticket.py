@@ -101,5 +101,5 @@ class Ticket:
 
 def _gravest(codes: list[FaultCode]) -> FaultCode | None:
     """The job is to blame only if no expert is."""
-    others = [code for code in codes if code != "bad-job"]
+    others = [code for code in codes if code not in ITS_OWN]
     return next(iter(others or codes), None)

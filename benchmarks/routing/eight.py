@@ -18,7 +18,7 @@ from benchmarks.routing.sets import SETS
 from benchmarks.routing.stage import READ, Row, Stage, columns, draw
 from fleet.routing.background import Foreign
 from fleet.routing.budget import Budget
-from fleet.routing.fit import lay_ground
+from fleet.routing.fit import told_of
 from fleet.routing.head import Router
 from fleet.routing.reading import Readings
 
@@ -37,8 +37,7 @@ def measure(stage: Stage, report: Report) -> None:
     read = {kind: stage.read(columns(each)[0], f"test rows, {kind}") for kind, each in rows.items()}
     beyond = stage.read(stage.texts(BEYOND), "rows of nobody")
     truth = {kind: columns(each)[1] for kind, each in rows.items()}
-    depth = max(stage.ground.taps)
-    grounds = {NO: stage.ground, TOLD: lay_ground(stage.base, depth, Foreign.of(stage.texts(TAUGHT)))}
+    grounds = {NO: stage.ground, TOLD: told_of(stage.base, stage.ground, Foreign.of(stage.texts(TAUGHT)))}
     for own, ground in grounds.items():
         stage.say(f"fitting: {own}")
         router = Router.build(ground, evidence)

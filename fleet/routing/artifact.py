@@ -26,7 +26,7 @@ from fleet.routing.calibrate import Scale
 from fleet.routing.compound import Compounds
 from fleet.routing.discriminant import Discriminant
 from fleet.routing.evidence import EXAMPLE, FOLDS, INPUT, Changes, Evidence
-from fleet.routing.features import LIMIT, Bytes, Frame
+from fleet.routing.features import LIMIT, POOLS, Bytes, Frame
 from fleet.routing.head import Ground, Router
 from fleet.routing.lexical import BUCKETS, Lexicon
 from fleet.routing.report import Fare
@@ -180,6 +180,7 @@ def _router(card: _Card, tensors: Mapping[str, NDArray[Any]]) -> Router:
         take(f"frame.{part}", np.float32, width) for part in ("centre", "spread", "blank")
     )
     frame = Frame(centre, spread, blank, card.blocks)
+    _check(card, names)
     count = len(tensors["background.folds"])
     corpus = Corpus(
         take.rows("background.rows", count, width),
@@ -238,6 +239,17 @@ def _compounds(take: _Tensors, card: _Compound | None, names: Sequence[str], wid
     count = len(card.tasks) + 1
     weights = take("compound.weights", np.float32, count, width)
     return Compounds(tuple(card.tasks), weights, take("compound.bias", np.float32, count), card.bar)
+
+
+def _check(card: _Card, names: Sequence[str]) -> None:
+    """What must agree within a card."""
+    if not card.taps or list(card.taps) != sorted(set(card.taps)):
+        raise ValueError(f"taps {list(card.taps)} are not layers in order")
+    if card.blocks != len(card.taps) * len(POOLS):
+        raise ValueError(f"{len(card.taps)} taps do not make {card.blocks} blocks")
+    stricter = {name for name in names if card.budget.of(name) < card.budget.max_misroute}
+    if card.thresholds.tasks.keys() != stricter or not stricter.issuperset(card.thresholds.unshown):
+        raise ValueError("the thresholds are not those of the tasks that are stricter")
 
 
 def _changes(take: _Tensors, name: str, rows: int, width: int) -> Changes | None:

@@ -2,10 +2,10 @@
 
 A misroute is a job that is routed to a task which is not its own. The budget holds for the share of
 misroutes among routed jobs, in a traffic of which some jobs fit no task. Among pairs of thresholds for
-fit and probability the one is taken that routes most held-out jobs while the upper confidence bound of the
-share keeps the budget: selective classification after Geifman and El-Yaniv 2017 (arXiv:1705.08500), but
-each candidate is bounded for itself, without their correction for having looked at many. So the confidence
-is nominal: that of one candidate.
+fit and probability the one is taken that routes most held-out jobs, to within ``EQUAL``, while the upper
+confidence bound of the share keeps the budget: selective classification after Geifman and El-Yaniv 2017
+(arXiv:1705.08500), but each candidate is bounded for itself, without their correction for having looked at
+many. So the confidence is nominal: that of one candidate.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ EVEN = 0.51
 REFUSALS = (0.05, 0.1, 0.15, 0.2, 0.3)
 """Shares of held-out jobs that the fit threshold may cost: the candidates. The least is spent whatever the
 budget: a job that fits nothing should be told so, not asked back."""
-PRICE = 0.25
-"""Of a refused job that some task could have had, in routed ones: a little coverage is not worth many."""
+EQUAL = 0.01
+"""Coverages that differ by no more count as equal, about a standard error of a thousand rows; of equal ones
+the pair that refuses fewest is taken."""
 SURE = 0.9
 """Probability that is asked for where held-out rows show nothing."""
 LEVELS = 200
@@ -96,9 +97,9 @@ class Thresholds:
         """Probability that this task must reach."""
         return self.tasks.get(task, self.probability)
 
-    def shows(self, task: str) -> bool:
-        """Whether held-out rows show that this task's budget is kept."""
-        return task not in self.unshown if task in self.tasks else self.kept
+    def shows(self, task: str) -> bool | None:
+        """Whether held-out rows show that this task's own budget is kept; None if it has none of its own."""
+        return task not in self.unshown if task in self.tasks else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,8 @@ def set_thresholds(held: HeldOut, scale: Scale, names: Sequence[str], budget: Bu
     """The thresholds that held-out rows give."""
     if not len(held.truth):
         origin = "no task has two inputs to hold one out, so: more like a task than like text in general"
-        return Thresholds(0.0, EVEN, {}, 0.0, origin, kept=False)
+        stricter = _stricter(names, budget)
+        return Thresholds(0.0, EVEN, dict.fromkeys(stricter, SURE), 0.0, origin, False, stricter)
     scores = scale.fused(held.views)
     rows = Judged.of(scores, scale, held.truth)
     strangers = list(foreign(held, scale).values())
@@ -161,8 +163,8 @@ def set_thresholds(held: HeldOut, scale: Scale, names: Sequence[str], budget: Bu
 
 
 def _search(rows: Judged, strangers: Sequence[Judged], budget: Budget) -> tuple[float, float, bool]:
-    """Fit and probability thresholds of the largest coverage less the ``PRICE`` of refusals, and whether they
-    are shown to keep the budget.
+    """Fit and probability thresholds of the largest coverage, to within ``EQUAL``, and whether they are shown
+    to keep the budget.
 
     Where held-out rows cannot show it, their rate must keep the budget; where not even that does, a task must
     be ``SURE``, and fit as the least rate asks.
@@ -170,18 +172,18 @@ def _search(rows: Judged, strangers: Sequence[Judged], budget: Budget) -> tuple[
     levels = np.unique(np.concatenate([[EVEN], np.quantile(rows.top, np.linspace(0, 1, LEVELS))]))
     levels = levels[levels >= EVEN]
     for bound in (True, False):
-        best, found = -np.inf, None
+        found: list[tuple[float, float, float]] = []
         for refused in REFUSALS:
             fit = float(np.quantile(rows.fit, refused))
             routed, shares = _paths(rows, strangers, fit, levels, budget, bound=bound)
             kept = np.flatnonzero((shares <= budget.max_misroute) & (routed > 0))
             if len(kept):
                 most = kept[np.argmax(routed[kept])]
-                worth = routed[most] / len(rows.fit) - PRICE * refused
-                if worth > best:
-                    best, found = worth, (fit, float(levels[most]))
-        if found is not None:
-            return *found, bound
+                found.append((float(routed[most]) / len(rows.fit), fit, float(levels[most])))
+        if found:
+            largest = max(coverage for coverage, _, _ in found)
+            # Candidates come by what they refuse, the fewest first.
+            return *next((f, p) for coverage, f, p in found if coverage >= largest - EQUAL), bound
     fits = [float(np.quantile(rows.fit, refused)) for refused in REFUSALS]
     sure = np.array([SURE])
     rates = [_paths(rows, strangers, fit, sure, budget, bound=False)[1][0] for fit in fits]
@@ -230,33 +232,35 @@ def _own(
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Probabilities of tasks that are stricter than the fleet, and of which the budget is not shown.
 
-    A stricter task takes the threshold that would keep its budget for the whole fleet, since its own rows
-    alone can show little, and a higher one where its own held-out rows need it. Where held-out rows cannot
-    show it, it fares as the fleet does (``_search``).
+    A stricter task takes the least probability under which the whole fleet would keep its budget, and the
+    rows that are routed to it do so for themselves, jobs of nobody among them: by the bound; or, where that
+    is not shown, by the rate; or else it must be ``SURE``.
     """
-    stricter = [name for name in names if budget.of(name) < budget.max_misroute]
+    stricter = _stricter(names, budget)
     if not stricter:
         return {}, ()
     own: dict[str, float] = {}
     unshown = []
     levels = np.unique(np.concatenate([[probability], rows.top[rows.top >= probability]]))
-    _, shown = _paths(rows, strangers, fit, levels, budget, bound=True)
-    _, rates = _paths(rows, strangers, fit, levels, budget, bound=False)
+    whole = {bound: _paths(rows, strangers, fit, levels, budget, bound=bound)[1] for bound in (True, False)}
     for name in stricter:
-        allowed = budget.of(name)
-        for shares in (shown, rates):
-            kept = np.flatnonzero(shares <= allowed)
-            if len(kept):
-                least = float(levels[kept[0]])
+        allowed, column = budget.of(name), names.index(name)
+        for bound, shares in whole.items():
+            routed, mine = _paths(rows, strangers, fit, levels, budget, bound=bound, column=column)
+            enough = np.flatnonzero((shares <= allowed) & (mine <= allowed) & (routed > 0))
+            if len(enough):
+                own[name] = float(levels[enough[0]])
                 break
         else:
-            least = max(probability, SURE)
-        routed, shares = _paths(rows, (), fit, levels, budget, bound=False, column=names.index(name))
-        enough = np.flatnonzero((shares <= allowed) & (levels >= least) & (routed > 0))
-        own[name] = float(levels[enough[0]]) if len(enough) else max(least, SURE)
-        if not (shown <= allowed).any() or not len(enough):
+            own[name] = max(probability, SURE)
+            bound = False
+        if not bound:
             unshown.append(name)
     return own, tuple(unshown)
+
+
+def _stricter(names: Sequence[str], budget: Budget) -> tuple[str, ...]:
+    return tuple(name for name in names if budget.of(name) < budget.max_misroute)
 
 
 def _choice(true_chances: Doubles) -> float:
@@ -280,7 +284,8 @@ def _upper(hits: NDArray[np.int64], of: NDArray[np.int64]) -> Doubles:
 def _origin(rows: int, tasks: int, budget: Budget, kept: bool, unshown: Sequence[str]) -> str:
     names = "1 task" if tasks == 1 else f"{tasks} tasks"
     promise = (
-        f"the largest coverage with at most {budget.max_misroute:.1%} of routed jobs misrouted, at "
+        f"the largest coverage (within {EQUAL:.0%}) with at most {budget.max_misroute:.1%} of routed jobs "
+        f"misrouted, at "
         f"{CONFIDENCE:.0%} confidence"
         if kept
         else f"too few or too similar to show {budget.max_misroute:.1%} misroutes at most, so nearest to it"

@@ -19,6 +19,8 @@ Doubles = NDArray[np.float64]
 
 PULL = 1e-4
 """Towards the usual weights, on the scale of nats a row."""
+COLDEST = 1e-6
+"""Temperature below which a probability is no number any more."""
 BINS = 15
 """Of the expected calibration error."""
 
@@ -40,8 +42,8 @@ class Scale:
     """Weight of the letters' log-odds beside them."""
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0 or not min(self.means, self.states, self.letters) >= 0:
-            raise ValueError(f"a scale needs a temperature above 0 and no weight below: {self}")
+        if not self.temperature >= COLDEST or not min(self.means, self.states, self.letters) >= 0:
+            raise ValueError(f"a scale needs a temperature of {COLDEST} and no weight below 0: {self}")
 
     def fused(self, views: Views) -> Doubles:
         """``[n, tasks]``: how much more each row is like each task than like text in general."""

@@ -37,8 +37,9 @@ _FEWEST = 3
 
 def clauses(text: str) -> list[tuple[int, int]]:
     """Begin and end of each clause near the ends of a text; fewer than two where it cannot be cut."""
-    found = _cut(text, 0, len(text))
-    if len(text) > 2 * CHARACTERS:
+    if len(text) <= 2 * CHARACTERS:
+        found = _cut(text, 0, len(text))
+    else:
         found = [*_cut(text, 0, CHARACTERS)[:ENDS], *_cut(text, len(text) - CHARACTERS, len(text))[-ENDS:]]
     return found if len(found) <= 2 * ENDS else [*found[:ENDS], *found[-ENDS:]]
 

@@ -82,7 +82,7 @@ class Compounds:
 
         ``state`` is of ``text``, as the router reads it.
         """
-        if decision.kind == "abstain" and decision.cause != "no_fit":
+        if decision.kind == "abstain" and decision.cause not in ("no_fit", "too_long"):
             return decision, ()
         places, pooled = read_clauses(text, state, renderer)
         if len(places) < 2:
@@ -127,15 +127,16 @@ def read_clauses(text: str, state: TrunkState, renderer: Renderer) -> tuple[list
     Short ones are left out; there are none where the text is one clause only.
     """
     found = clauses(text)
-    most = min(len(state.ids), 1 + POOLED_TOKENS)
     places, spans = [], []
     if len(found) > 1:
         edges = renderer.places(text, [edge for place in found for edge in place])
         for place, begin, end in zip(found, edges[::2], edges[1::2], strict=True):
-            first, last = 1 + begin, min(1 + end, most)  # <bos> stands before them
+            first, last = 1 + begin, min(1 + end, len(state.ids))  # <bos> stands before them
             if last - first >= FEWEST_TOKENS:
                 places.append(place)
                 spans.append((first, last))
+    if not spans:
+        return [], np.empty((0, state.hidden.shape[1]), np.float32)
     return places, _means(state.hidden, spans)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,6 +14,16 @@ Kind = Literal["route", "clarify", "compound", "abstain"]
 Cause = Literal["no_fit", "no_text", "too_short", "too_long", "language", "no_expert"]
 """Why it abstains: nothing fits, there is nothing to measure, the job is shorter or longer than anything
 that the tasks hold, it is in a language of none of them, or no expert can answer for the task it is like."""
+
+PLAINLY: Mapping[Cause, str] = {
+    "no_fit": "",
+    "no_text": ": the job holds no text that could be measured",
+    "too_short": ": the job is too short to tell",
+    "too_long": ": the job is longer than any that tasks know",
+    "language": ": the job is in a language that no task knows",
+    "no_expert": "",
+}
+"""Without what the likeliest task is called or the tasks' languages are, which not everybody may know."""
 
 CHOICES = 5
 """Tasks that a question names at most; two at least, where two can answer."""
@@ -65,9 +75,8 @@ class Decision:
         if (self.tasks and not tasks) or (self.kind == "compound" and tasks != self.tasks):
             return None
         reason = self.reason
-        nearest = self.scores[0][0] if self.scores else None
-        if self.cause == "no_expert" or (self.kind == "abstain" and nearest not in {None, *allowed}):
-            reason = "no expert fits"  # without the name of what it is likest to
+        if self.cause is not None:
+            reason = f"no expert fits{PLAINLY[self.cause]}"
         elif tasks != self.tasks:
             reason = "several experts are likely, none likely enough"
         scores = tuple(each for each in self.scores if each[0] in allowed)

@@ -58,7 +58,7 @@ def explain(
     }
     outline["held_out"] = {
         name: {
-            key: value if isinstance(value, bool) else round(value, 4)
+            key: round(value, 4) if isinstance(value, float) else value
             for key, value in asdict(router.fares[name]).items()
         }
         for name in (first, second)

@@ -65,7 +65,7 @@ def fit_router(
     if previous is not None and previous.ground.own_digest == foreign.digest:
         ground = previous.ground
     else:  # in the same space, so what is known of tasks holds
-        ground = lay_ground(base, depth, foreign)
+        ground = told_of(base, lay_ground(base, depth) if previous is None else previous.ground, foreign)
     evidence: dict[str, Evidence] = {}
     for task in tasks:
         if task.name in evidence:
@@ -82,8 +82,8 @@ def fit_router(
     return replace(router, metrics=figures, compounds=compounds)
 
 
-def lay_ground(base: Base, depth: int, foreign: Foreign = NOBODY) -> Ground:
-    """The space that a trunk of this depth gives, and in it the packaged background and a fleet's own."""
+def lay_ground(base: Base, depth: int) -> Ground:
+    """The space that a trunk of this depth gives, and the packaged background in it."""
     background = load_background()
     taps = taps_of(depth)
     log.info("router: reading %d background texts", len(background.texts))
@@ -91,14 +91,23 @@ def lay_ground(base: Base, depth: int, foreign: Foreign = NOBODY) -> Ground:
     renderer = Renderer.of(base.tokenizer)
     blank = stack([run_trunk(base.model, depth, [[renderer.bos]], taps=taps)[0].pooled], taps)[0]
     frame = Frame.of(read.raw, blank, len(POOLS) * len(taps))
-    rows, letters, folds = frame.place(read.raw), read.grams, fold_of_group(background.groups)
+    corpus = Corpus(frame.place(read.raw), read.grams, fold_of_group(background.groups), frame.means)
+    return Ground(base.fingerprint, taps, frame, corpus, background.digest)
+
+
+def told_of(base: Base, ground: Ground, foreign: Foreign) -> Ground:
+    """The same space and background, with these jobs of nobody in the place of those it had."""
+    corpus = ground.corpus
+    common = len(corpus.folds) - corpus.own
+    rows, letters, folds = corpus.rows[:common], corpus.grams[:common], corpus.folds[:common]
     if foreign.texts:
-        own = read_texts(base, foreign.texts, taps)
-        rows = np.concatenate([rows, frame.place(own.raw)])
+        log.info("router: reading %d jobs of nobody", len(foreign.texts))
+        own = read_texts(base, foreign.texts, ground.taps)
+        rows = np.concatenate([rows, ground.frame.place(own.raw)])
         letters = vstack([letters, own.grams], format="csr")
         folds = np.concatenate([folds, [content_digest(text) % FOLDS for text in foreign.texts]])
-    corpus = Corpus(rows, letters, folds.astype(np.int64), frame.means, len(foreign.texts))
-    return Ground(base.fingerprint, taps, frame, corpus, background.digest, foreign.digest)
+    changed = Corpus(rows, letters, folds.astype(np.int64), corpus.means, len(foreign.texts))
+    return replace(ground, corpus=changed, own_digest=foreign.digest)
 
 
 def gather(base: Base, ground: Ground, task: RouterTask) -> Evidence:

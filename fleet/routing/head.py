@@ -7,7 +7,7 @@ evidence and the budget alone, so a router that lost a task equals one that neve
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,7 +137,8 @@ class Router:
 
     def under(self, budget: Budget) -> Router:
         """With thresholds for another budget."""
-        return Router.build(self.ground, self.evidence, budget, self._statistics())
+        made = Router.build(self.ground, self.evidence, budget, self._statistics())
+        return replace(made, compounds=self.compounds)
 
     def check_base(self, fingerprint: str) -> None:
         """Raise ``SealError`` unless fitted over this base."""

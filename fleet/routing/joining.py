@@ -34,8 +34,7 @@ __all__ = ["fit_compounds"]
 log = logging.getLogger(__name__)
 
 FALSE = 0.01
-"""Share of ordinary jobs, half of them inputs alone and half with an instruction, that may be called
-compound."""
+"""Share of ordinary jobs that may be called compound: of inputs alone, and of those with an instruction."""
 LOWEST = 0.1
 """Bar, however few ordinary jobs have several clauses."""
 PULL = 0.01
@@ -144,10 +143,10 @@ def _share(hits: Sequence[float] | NDArray[np.bool_]) -> float:
 
 
 def _bar(ordinary: Sequence[Doubles]) -> float:
-    """The lowest that keeps ``FALSE`` on the mean of the groups' shares; one ordinary job is needed."""
+    """The lowest that keeps ``FALSE`` in each group for itself; one ordinary job is needed."""
     groups = [np.sort(each) for each in ordinary if len(each)]
     bars = np.nextafter(np.unique(np.concatenate(groups)), 2)
-    shares = np.mean([1 - np.searchsorted(each, bars) / len(each) for each in groups], axis=0)
+    shares = np.max([1 - np.searchsorted(each, bars) / len(each) for each in groups], axis=0)
     return max(LOWEST, float(bars[np.flatnonzero(shares <= FALSE)[0]]))
 
 

@@ -22,8 +22,8 @@ class Fare:
 
     rows: int
     """Held-out rows of the task."""
-    coverage: float
-    """Share of them that is routed at all."""
+    coverage: float | None
+    """Share of them that is routed at all; None of none."""
     routed: int
     """Held-out rows of any task that are routed to it."""
     misroutes: int
@@ -35,8 +35,16 @@ class Fare:
     budget: float
     least: float
     """Probability that is asked of it."""
-    shown: bool
-    """Whether held-out rows show that its budget is kept."""
+    shown: bool | None
+    """Whether held-out rows show that its own, stricter budget is kept; None where it has only the fleet's,
+    which is of all tasks together."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.misroutes <= self.routed or self.rows < 0:
+            raise ValueError(f"{self.misroutes} misroutes of {self.routed} routed rows, {self.rows} its own")
+        shares = (self.coverage or 0.0, self.misroute, self.low, self.high, self.budget, self.least)
+        if not all(0 <= share <= 1 for share in shares):
+            raise ValueError(f"a share lies from 0 to 1: {shares}")
 
 
 def fares(
@@ -53,7 +61,7 @@ def fares(
         low, high = _interval(wrong, count)
         found[name] = Fare(
             int(mine.sum()),
-            _mean(routed[mine]),
+            _mean(routed[mine]) if mine.any() else None,
             count,
             wrong,
             wrong / count if count else 0.0,

@@ -18,7 +18,7 @@ class RouterTask:
     examples: Sequence[str]
     """How a person asks for it."""
     data_digest: str
-    """Of texts and examples: the same digest means nothing to learn anew."""
+    """Of texts, examples and description: the same digest means nothing to learn anew."""
     sources: Sequence[str]
     """Of each text: file and line."""
     description: str = ""

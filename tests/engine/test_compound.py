@@ -13,11 +13,12 @@ from safetensors.numpy import load_file, save_file
 
 from fleet.engine.base import Base, load_base
 from fleet.engine.prompt import Renderer
-from fleet.engine.trunk import TrunkState, run_trunk
+from fleet.engine.trunk import POOLED_TOKENS, TrunkState, run_trunk
 from fleet.errors import ArtifactError
 from fleet.routing.artifact import load_router, save_router
+from fleet.routing.budget import Budget
 from fleet.routing.compound import Claim, Compounds, read_clauses
-from fleet.routing.decision import Decision
+from fleet.routing.decision import Cause, Decision
 from fleet.routing.fit import fit_router
 from fleet.routing.head import Router
 from fleet.routing.joining import FALSE
@@ -108,7 +109,9 @@ def test_nothing_is_compound_above_the_bar(base: Base, router: Router) -> None:
 def test_an_abstention_that_has_another_cause_stays(base: Base, router: Router) -> None:
     assert router.compounds is not None
     state = read(base, router, COMPOUND)
-    for cause, kind in (("no_fit", "compound"), ("too_long", "abstain"), ("no_expert", "abstain")):
+    kinds: dict[Cause, str] = {"no_fit": "compound", "too_long": "compound"}
+    kinds |= {"too_short": "abstain", "no_expert": "abstain", "language": "abstain"}
+    for cause, kind in kinds.items():
         plain = Decision("abstain", None, (), 0.5, 1.0, "no", cause=cause)
         made, _ = router.compounds.seek(
             plain, COMPOUND, state, router.ground.frame, Renderer.of(base.tokenizer)
@@ -126,12 +129,28 @@ def test_a_clause_is_the_mean_of_the_states_of_its_own_tokens(base: Base, router
     assert np.allclose(pooled[0], own, atol=1e-5)
 
 
+def test_what_is_asked_below_a_long_text_is_read_too(base: Base, router: Router) -> None:
+    renderer = Renderer.of(base.tokenizer)
+    text = f"{'the fox ran. ' * 400}\n\n{COMPOUND}"
+    state = read(base, router, text)
+    assert len(state.ids) > 1 + POOLED_TOKENS
+    places, pooled = read_clauses(text, state, renderer)
+    assert text[slice(*places[-1])] == "разбери их"
+    tokens = len(renderer.text_ids("разбери их"))
+    assert np.allclose(pooled[-1], state.hidden[-tokens:].float().mean(0).numpy(), atol=1e-5)
+
+
+def test_another_budget_recognises_the_same_jobs(router: Router) -> None:
+    assert router.under(Budget(0.02)).compounds is router.compounds
+
+
 def test_the_fit_says_how_held_out_jobs_fared(router: Router) -> None:
     figures = router.metrics
     assert router.compounds is not None
     assert router.compounds.tasks == ("mood", "story")
     assert figures["compound_bar"] == router.compounds.bar
-    assert figures["compound_false"] <= FALSE
+    for group in ("compound_false", "compound_false_instructions", "compound_false_inputs"):
+        assert figures[group] <= FALSE
     assert figures["compound_found"] >= figures["compound_right"] > 0.5
     assert figures["compound_rows"] == 10
     assert figures["compound_ordinary_rows"] > 50

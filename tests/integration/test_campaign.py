@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,13 +13,14 @@ import pytest
 import yaml
 from ray.cluster_utils import Cluster
 
+import fleet.router_release
 from fleet.assignment import TaskOutcome, assign
 from fleet.campaign import CampaignReport, run_campaign
 from fleet.data.rows import load_task_rows
 from fleet.engine.specs import Weights
 from fleet.engine.testing import write_tiny_base
 from fleet.engine.train import Progress
-from fleet.errors import BaseError, DigestError, ManifestError
+from fleet.errors import ArtifactError, BaseError, DigestError, ManifestError
 from fleet.host import Host
 from fleet.job import Job
 from fleet.project import Project
@@ -231,6 +232,41 @@ def test_the_router_follows_the_base(root: Path) -> None:
     again = registry.champion(ROUTER)
     assert again is not None
     assert again.digest == before.digest
+
+
+def test_a_router_that_could_not_be_loaded_is_not_registered(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project.find(root)
+    registry = open_registry(project)
+    before = registry.versions(ROUTER)
+    fit = fleet.router_release.fit_router
+    monkeypatch.setattr(
+        fleet.router_release,
+        "fit_router",
+        lambda *args, **options: replace(fit(*args, **options), metrics={"cv_rows": float("nan")}),
+    )
+    monkeypatch.setattr(fleet.router_release, "_same", lambda *_: False)
+    with pytest.raises(ArtifactError, match="finite number"):
+        refit_router(project, registry, lambda: open_base(project))
+    assert registry.versions(ROUTER) == before
+
+
+def test_the_router_learns_from_a_description(root: Path) -> None:
+    project = Project.find(root)
+    registry = open_registry(project)
+    name = project.task_names()[0]
+    manifest = root / "tasks" / name / "task.yaml"
+    said = yaml.safe_load(manifest.read_text())
+    was = manifest.read_text()
+    assert "unchanged" in refit_router(project, registry, lambda: open_base(project))
+    manifest.write_text(yaml.safe_dump({**said, "description": "Something else altogether."}))
+    try:
+        changed = refit_router(Project.find(root), registry, lambda: open_base(project))
+        assert "unchanged" not in changed
+    finally:
+        manifest.write_text(was)
+    refit_router(Project.find(root), registry, lambda: open_base(project))
 
 
 def test_an_altered_artifact_answers_nothing_and_disturbs_nobody(root: Path) -> None:

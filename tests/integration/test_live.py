@@ -31,6 +31,7 @@ from fleet.live import LiveHost
 from fleet.project import Project
 from fleet.registry.version import VersionInfo
 from fleet.roster import Roster
+from fleet.ticket import Ticket
 from fleet.workshop import RUSSIAN, Workshop
 
 
@@ -93,6 +94,9 @@ def test_an_untidy_job_is_routed_as_if_it_were_tidy_and_answered_as_it_is(
     if free.decision.task == "story":
         assert spaced.answers[0].text == named[1].answers[0].text
     host = Host.open(Project.find(shop.place.parent))
+    host.take([ticket := Ticket(Job("c", text=untidy))])
+    assert ticket.state is not None
+    assert ticket.routed is None  # which nobody needs while it stands in line
     assert host.explain(Job("a", text=untidy)) == host.explain(Job("b", text=tidied))
 
 

@@ -87,13 +87,79 @@ def test_a_stricter_task_of_which_nothing_is_shown_says_so_and_still_routes() ->
     assert thresholds.kept
     assert thresholds.unshown == ("beta",)
     assert not thresholds.shows("beta")
-    assert thresholds.shows("alpha")
+    assert thresholds.shows("beta") is False
+    assert thresholds.shows("alpha") is None
     assert "beta" in thresholds.origin
     found = fares(held, scale, NAMES, thresholds, budget)
-    assert (found["alpha"].shown, found["beta"].shown) == (True, False)
+    assert (found["alpha"].shown, found["beta"].shown) == (None, False)
     assert found["beta"].coverage > 0.2
     assert found["beta"].least >= thresholds.probability
     assert figures(held, scale, NAMES, thresholds, budget)["budget_kept"] == 0.0
+
+
+def test_a_stricter_task_answers_for_the_jobs_of_nobody_that_come_to_it() -> None:
+    """Ten tasks that are always right, and a tenth of the background goes to the first of them."""
+    names = [f"t{n}" for n in range(10)]
+    random = np.random.default_rng(0)
+    near = np.arange(400) < 40
+
+    def column_of(columns: np.ndarray) -> np.ndarray:
+        scores = np.full((len(columns), 10), -60.0)
+        scores[np.arange(len(columns)), columns] = 60.0 + random.normal(0, 1, len(columns))
+        return scores
+
+    truth = np.repeat(np.arange(10), 600)
+    own = column_of(truth)
+    strange = column_of(np.zeros(400, np.int64)) - np.where(near, 0.0, 500.0)[:, None]
+    none = np.empty((0, 10))
+
+    def views(scores: np.ndarray) -> Views:
+        return Views(scores, np.zeros_like(scores), np.zeros_like(scores))
+
+    held = HeldOut(
+        views(own), truth, np.ones(len(truth), bool), views(strange), views(none),
+        Changed(views(none), views(none), np.empty(0, np.int32), np.empty(0, np.int64)),
+    )  # fmt: skip
+    scale = Scale(temperature=1.0, means=1.0, states=0.0, letters=0.0)
+    thresholds = set_thresholds(held, scale, names, Budget(0.05, {"t0": 0.01, "t1": 0.01}))
+    assert thresholds.kept
+    assert thresholds.shows("t0") is False  # 40 of 400 strangers: five in a hundred of its jobs
+    assert thresholds.shows("t1") is True
+
+
+def test_of_equal_coverages_the_one_that_refuses_fewest_is_taken_and_a_larger_one_always() -> None:
+    def chosen(low: float) -> float:
+        """The share refused, where ``low`` of the tenth of rows that fit least are right."""
+        count = 2000
+        fit = np.linspace(10, 20, count)
+        right = np.ones(count, bool)
+        right[: count // 10] = np.arange(count // 10) < low * count // 10
+        scores = np.stack([fit, fit - 40], axis=1)
+        truth = np.where(right, 0, 1)
+        empty = Views(*(np.empty((0, 2)) for _ in range(3)))
+        held = HeldOut(
+            Views(scores, np.zeros_like(scores), np.zeros_like(scores)), truth, np.ones(count, bool),
+            empty, empty, Changed(empty, empty, np.empty(0, np.int32), np.empty(0, np.int64)),
+        )  # fmt: skip
+        scale = Scale(temperature=1.0, means=1.0, states=0.0, letters=0.0)
+        budget = Budget(0.02, out_of_scope=0.0)
+        thresholds = set_thresholds(held, scale, ("a", "b"), budget)
+        assert thresholds.kept
+        return float((fit < thresholds.fit).mean())
+
+    assert chosen(1.0) == pytest.approx(0.05, abs=0.001)
+    assert chosen(0.0) == pytest.approx(0.1, abs=0.001)
+
+
+def test_without_a_held_out_row_a_stricter_task_is_sure_and_not_shown() -> None:
+    empty = Views(*(np.empty((0, 3)) for _ in range(3)))
+    none = HeldOut(
+        empty, np.empty(0, np.int64), np.empty(0, bool), empty, empty,
+        Changed(empty, empty, np.empty(0, np.int32), np.empty(0, np.int64)),
+    )  # fmt: skip
+    thresholds = set_thresholds(none, Scale(), NAMES, Budget(0.05, {"beta": 0.01}))
+    assert thresholds.least("beta") > thresholds.least("alpha")
+    assert thresholds.unshown == ("beta",)
 
 
 def test_the_more_jobs_fit_no_task_the_fewer_are_routed() -> None:

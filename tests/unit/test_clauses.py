@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.routing.clauses import ENDS, clauses
+from fleet.routing import clauses as module
+from fleet.routing.clauses import CHARACTERS, ENDS, clauses
 
 
 def cut(text: str) -> list[str]:
@@ -37,6 +38,19 @@ def test_cuts_are_at_punctuation_and_at_words_for_and(text: str, pieces: list[st
 def test_of_a_long_text_both_ends_are_looked_at() -> None:
     found = cut(" ".join(f"sentence number {n}." for n in range(500)))
     assert found == [f"sentence number {n}" for n in (*range(ENDS), *range(500 - ENDS, 500))]
+
+
+def test_of_a_long_text_only_the_ends_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    whole = module._cut
+
+    def counted(text: str, begin: int, end: int) -> list[tuple[int, int]]:
+        looked.append(end - begin)
+        return whole(text, begin, end)
+
+    monkeypatch.setattr(module, "_cut", counted)
+    clauses("one thing, and another. " * 5000)
+    assert looked == [CHARACTERS, CHARACTERS]
 
 
 @given(st.text(max_size=3000))

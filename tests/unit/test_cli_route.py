@@ -338,3 +338,11 @@ def test_results_for_a_person_are_one_line_each(parrot: Parrot) -> None:
     assert lines[0].startswith("a  route to sentiment")
     assert lines[1].startswith("2  abstain")
     assert len(lines) == 3
+
+
+def test_a_line_that_wants_all_tasks_is_not_silently_given_to_one() -> None:
+    content = b'{"text": "a", "all": true}\n{"text": "b", "all": false}\n{"text": "c"}\n'
+    asked = list(read_lines(io.BytesIO(content), "mood"))
+    assert asked[0].job is None
+    assert "both all and task" in asked[0].error
+    assert [line.job.tasks for line in asked[1:] if line.job is not None] == [("mood",), ("mood",)]

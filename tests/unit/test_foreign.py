@@ -39,6 +39,7 @@ def test_a_project_without_the_field_has_none(tmp_path: Path) -> None:
         ('{"text": "good"}\n{"test": "bad"}\nnot json\n', "not-a-job", "line 2: unknown key 'test'"),
         ('{"text": " "}\n', "not-a-job", "line 1: the text is empty"),
         ('{"text": "sing", "task": "songs"}\n', "names-a-task", "got songs"),
+        ('{"id": "x", "fields": {"text": "  ", "more": ""}}\n', "not-a-job", "job x: its fields are empty"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, content: str | None, rule: str, words: str) -> None:

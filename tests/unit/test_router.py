@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from fleet.errors import ArtifactError, DigestError, SealError
 from fleet.routing.artifact import FORMAT, load_router, save_router
 from fleet.routing.background import load_background
-from fleet.routing.budget import Thresholds
+from fleet.routing.budget import Budget, Thresholds
 from fleet.routing.content import words
 from fleet.routing.decision import Decision, judge
 from fleet.routing.evidence import CROSSED, EXAMPLE, FOLDS, INPUT, LIMIT, Evidence, Pick, pick_rows, spread
@@ -269,6 +269,63 @@ def test_altered_artifacts_are_refused(router: Router, tmp_path: Path) -> None:
     (tmp_path / "router.safetensors").write_bytes(b"no")
     with pytest.raises(ArtifactError):
         load_router(tmp_path)
+
+
+def test_a_router_over_a_task_of_one_row_can_be_loaded(
+    ground: Ground, parts: dict[str, Evidence], tmp_path: Path
+) -> None:
+    router = Router.build(ground, {**parts, "one": evidence(ground, cloud(5, 1, 5), "one")})
+    assert router.fares["one"].coverage is None
+    loaded = load_router(tmp_path, digest=save_router(tmp_path, router))
+    assert same(loaded, router)
+    explained = explain(loaded, jobs(cloud(5, 1, 5)))
+    assert json.loads(json.dumps(explained)) == explained
+
+
+def test_a_card_that_does_not_agree_with_itself_is_refused(
+    ground: Ground, parts: dict[str, Evidence], tmp_path: Path
+) -> None:
+    save_router(tmp_path, Router.build(ground, parts, Budget(0.2, {"alpha": 0.05, "gone": 0.01})))
+    whole = (tmp_path / "router.json").read_text()
+    load_router(tmp_path)
+    for path, value in (
+        (("taps",), []),
+        (("taps",), [6, 4]),
+        (("taps",), [2, 4, 6]),
+        (("blocks",), 1),
+        (("blocks",), 12),
+        (("thresholds", "tasks"), {}),
+        (("thresholds", "tasks"), {"nobody": 0.9}),
+        (("thresholds", "unshown"), ["nobody"]),
+        (("scale", "temperature"), 1e-300),
+        (("tasks", "alpha", "fare", "rows"), -5),
+        (("tasks", "alpha", "fare", "high"), 7.0),
+        (("tasks", "alpha", "fare", "misroutes"), 10_000),
+    ):
+        card = json.loads(whole)
+        place = card
+        for step in path[:-1]:
+            place = place[step]
+        place[path[-1]] = value
+        (tmp_path / "router.json").write_text(json.dumps(card))
+        with pytest.raises(ArtifactError, match="cannot be used"):
+            load_router(tmp_path)
+
+
+def test_who_may_ask_some_tasks_hears_of_no_other() -> None:
+    thresholds = Thresholds(5.0, 0.5, {}, 0.1, "test", kept=True)
+    causes = ("no_fit", "too_short", "too_long", "language")
+    for cause in causes:
+        words = "the language looks like fr, tasks know secretish; "
+        made = judge(
+            ("secret", 0.7), False, [("mine", 0.3)], 1.0, thresholds, 5, lambda c=cause, w=words: (c, w)
+        )
+        assert "secret" in made.reason
+        seen = made.within({"mine"})
+        assert seen is not None
+        assert "secret" not in str(seen)
+        assert seen.cause == cause
+        assert seen.reason.startswith("no expert fits")
 
 
 texts = st.lists(st.text(min_size=0, max_size=12), max_size=40)
