@@ -129,7 +129,7 @@ def test_a_stricter_task_answers_for_the_jobs_of_nobody_that_come_to_it() -> Non
 
 @pytest.mark.parametrize(("lost", "refused"), [(0.005, 0.05), (0.03, 0.1)])
 def test_of_equal_coverages_the_one_that_refuses_fewest_is_taken(lost: float, refused: float) -> None:
-    """A twentieth of the rows is wrong, told by their fit, or by their probability at the cost of ``lost``."""
+    """A twentieth of the rows is wrong, told by fit, or by probability at the cost of ``lost``."""
     count = 4000
     fit = np.linspace(10, 20, count)
     places = np.arange(count) / count
@@ -139,7 +139,8 @@ def test_of_equal_coverages_the_one_that_refuses_fewest_is_taken(lost: float, re
     empty = Views(*(np.empty((0, 2)) for _ in range(3)))
     held = HeldOut(
         Views(scores, np.zeros_like(scores), np.zeros_like(scores)), wrong.astype(np.int64),
-        np.ones(count, bool), empty, empty, Changed(empty, empty, np.empty(0, np.int32), np.empty(0, np.int64)),
+        np.ones(count, bool), empty, empty,
+        Changed(empty, empty, np.empty(0, np.int32), np.empty(0, np.int64)),
     )  # fmt: skip
     scale = Scale(temperature=1.0, means=1.0, states=0.0, letters=0.0)
     thresholds = set_thresholds(held, scale, ("a", "b"), Budget(0.02, out_of_scope=0.0))
