@@ -58,7 +58,12 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    top: int = Field(default=1, ge=1, le=MAX_TASKS, description="Let the likeliest so many experts answer.")
+    top: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_TASKS,
+        description="Let the likeliest so many experts answer; a job for several tasks goes to all or none.",
+    )
     seconds: float | None = Field(
         default=None, gt=0, le=MAX_SECONDS, description="How long an answer may take; then it fails with 504."
     )
@@ -74,6 +79,15 @@ class ManyJobs(Options):
     """Several jobs, answered side by side."""
 
     jobs: list[JobIn] = Field(min_length=1, max_length=MAX_JOBS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_is_of_jobs(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "all" in value:
+            raise ValueError(
+                "all is said of each job: put it into those of jobs that may go to several tasks"
+            )
+        return value
 
 
 def _kind(value: Any) -> str:

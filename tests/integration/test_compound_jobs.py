@@ -185,6 +185,12 @@ def test_all_in_a_stream_ends_with_every_answer(clients: Mapping[str, httpx.Clie
     assert [each["task"] for each in last["answers"]] == list(BOTH)
 
 
+def test_all_beside_jobs_says_where_it_belongs(clients: Mapping[str, httpx.Client]) -> None:
+    refused = asked(clients["whole"], {"jobs": [{"text": COMPOUND}], "all": True})
+    assert refused.status_code == 422
+    assert "all is said of each job" in refused.text
+
+
 @pytest.mark.parametrize("body", [{"text": "x", "all": "yes"}, {"text": "x", "all": True, "task": "mood"}])
 def test_all_is_true_or_false_and_of_jobs_that_name_no_task(
     body: Any, clients: Mapping[str, httpx.Client]
