@@ -50,7 +50,7 @@ def measure(stage: Stage, report: Report) -> None:
 
 
 def _route(root: Path, jobs: list[Job]) -> tuple[dict, dict[str, int]]:
-    """What the command says of itself, and the most that each kind of process was resident."""
+    """What the command says of itself, and the most that each kind of process held for itself alone."""
     with tempfile.TemporaryDirectory(prefix="bench-bulk-") as scratch:
         file = Path(scratch) / "jobs.jsonl"
         with file.open("w", encoding="utf-8") as stream:
@@ -65,7 +65,8 @@ def _route(root: Path, jobs: list[Job]) -> tuple[dict, dict[str, int]]:
 
 
 class _Peaks:
-    """The largest process of each kind, watched in a thread."""
+    """The largest process of each kind, watched in a thread: what would be free if it ended (its unique set
+    size). Pages of Ray's object store are shared, and count as resident in everyone who has read one."""
 
     NAMES = ("command", "feeder", "replica")
 
@@ -91,7 +92,7 @@ class _Peaks:
     def _note(self, name: str, found: list[psutil.Process]) -> None:
         for process in found:
             try:
-                self._most[name] = max(self._most[name], process.memory_info().rss)
+                self._most[name] = max(self._most[name], process.memory_full_info().uss)
             except psutil.Error:  # it has ended meanwhile
                 continue
 

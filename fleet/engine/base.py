@@ -29,6 +29,7 @@ from transformers import PreTrainedTokenizerFast
 from fleet.engine.base_folder import check_folder, fingerprint
 from fleet.engine.base_hub import Download, cached_base, download, fetch_base
 from fleet.engine.gemma import Gemma
+from fleet.engine.kernels import bound_kernels
 from fleet.errors import BaseError
 
 __all__ = ["BUILT_IN", "Base", "Packaged", "fingerprint", "load_base", "resolve_base"]
@@ -143,6 +144,7 @@ def load_base(
     if dtype not in (torch.bfloat16, torch.float32):
         raise BaseError(f"dtype must be bfloat16 or float32, Gemma 3 overflows in others (got {dtype}).")
     check_folder(folder)
+    bound_kernels()
     try:
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_file=str(folder / "tokenizer.json"),

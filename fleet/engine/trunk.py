@@ -77,8 +77,10 @@ def _run(model: Gemma, depth: int, jobs: Sequence[Sequence[int]], taps: Sequence
         if stop in taps:
             for mine, part in zip(pooled, h.split(lengths), strict=True):
                 # A job that is <bos> alone has no text; its mean is <bos> itself.
-                text = part[1 : 1 + POOLED_TOKENS] if len(part) > 1 else part
-                spread, mean = torch.std_mean(text.float(), 0, correction=0)
+                text = (part[1 : 1 + POOLED_TOKENS] if len(part) > 1 else part).float()
+                mean = text.mean(0)
+                # Several times as fast on a CPU as torch.std_mean.
+                spread = (text - mean).square_().mean(0).sqrt_()
                 mine[stop] = torch.cat([mean, spread])
     rows_k = [k.split(lengths) for k, _ in collected]
     rows_v = [v.split(lengths) for _, v in collected]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.special import betaincinv
 
 from fleet.routing.budget import Budget, Judged, Thresholds, foreign
 from fleet.routing.calibrate import Scale, calibration_error
@@ -119,10 +119,10 @@ def figures(
 
 
 def _interval(hits: int, of: int) -> tuple[float, float]:
-    if not of:
-        return 0.0, 1.0
-    interval = binomtest(hits, of).proportion_ci(0.95, method="exact")
-    return float(interval.low), float(interval.high)
+    """Clopper and Pearson's 95 %; ``scipy.stats.binomtest`` gives the same and takes milliseconds a task."""
+    low = betaincinv(hits, of - hits + 1, 0.025) if hits else 0.0
+    high = betaincinv(hits + 1, of - hits, 0.975) if hits < of else 1.0
+    return float(low), float(high)
 
 
 def _mean(mask: NDArray[np.bool_]) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix, identity, kron, vstack
 
 from fleet.routing.discriminant import Discriminant, Moments, gram
 from fleet.routing.evidence import FOLDS, Evidence
@@ -78,14 +78,10 @@ class Sums:
             (member @ grams).tocsr(),
         )
 
-    def moments(self, kept: NDArray[np.bool_]) -> Moments:
-        """Over these folds."""
-        return Moments(int(self.n[kept].sum()), self.totals[kept].sum(0), float(self.fourth[1, kept].sum()))
-
-    def moments_of_means(self, kept: NDArray[np.bool_], means: NDArray[np.bool_]) -> Moments:
-        """The same, over the columns of means alone."""
-        whole = self.moments(kept)
-        return Moments(whole.n, whole.total[means], float(self.fourth[0, kept].sum()))
+    def moments(self, kept: NDArray[np.bool_], means: NDArray[np.bool_]) -> tuple[Moments, Moments]:
+        """Over these folds: of the columns of means alone, and of all."""
+        n, total, fourth = int(self.n[kept].sum()), self.totals[kept].sum(0), self.fourth[:, kept].sum(1)
+        return Moments(n, total[means], float(fourth[0])), Moments(n, total, float(fourth[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +134,10 @@ class Statistics:
             raise ValueError("no rows are left to fit on")
         every = [*(self.tasks[name] for name in names), self.ground]
         products = np.add.reduce([each for fold, each in enumerate(self.products) if kept[fold]])
-        *moments, ground = (each.moments(kept) for each in every)
-        states = Discriminant.fit(moments, ground, products)
-        *moments, ground = (each.moments_of_means(kept, self.means) for each in every)
-        means = Discriminant.fit(moments, ground, products[np.ix_(self.means, self.means)])
-        chosen = csr_matrix(kept[None].astype(np.float32))
-        *counts, general = (chosen @ each.grams for each in every)
-        lexicon = Lexicon.fit(
-            vstack(counts, format="csr").astype(np.float64), general.toarray()[0].astype(np.float64)
-        )
+        of_means, of_all = zip(*(each.moments(kept, self.means) for each in every), strict=True)
+        states = Discriminant.fit(of_all[:-1], of_all[-1], products)
+        means = Discriminant.fit(of_means[:-1], of_means[-1], products[np.ix_(self.means, self.means)])
+        folds = vstack([each.grams for each in every], format="csr")
+        counts = (kron(identity(len(every)), kept[None], format="csr") @ folds).astype(np.float64)
+        lexicon = Lexicon.fit(counts[:-1], counts[-1].toarray()[0])
         return Model(names, means, states, lexicon)
