@@ -42,7 +42,8 @@ class RoutingDefaults(Section):
     """Share of jobs that fit no task, as you expect: the more, the surer the router must be."""
     out_of_scope_jobs: Text | None = None
     """A file of jobs that fit no task, a JSON object a line as for fleet route --file: the router learns
-    them as what it must not route."""
+    them as what it must not route. From 50 jobs on they count as a kind of their own when thresholds are
+    set; fewer count with the texts in general that come with taskfleet."""
 
 
 class FleetConfig(Declared):

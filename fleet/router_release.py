@@ -62,7 +62,13 @@ def refit_router(project: Project, registry: Registry, base: Callable[[], Base])
     with tempfile.TemporaryDirectory(prefix="fleet-router-") as scratch:
         folder = Path(scratch) / "router"
         digest = save_router(folder, router)
-        load_router(folder, digest=digest)  # or raise: what no host could load is not registered
+        try:
+            load_router(folder, digest=digest)
+        except ArtifactError as error:
+            raise ArtifactError(
+                "the router that was fitted cannot be read back, so it is not registered and the champion "
+                f"stays; that is a fault of taskfleet, not of your data: {error}"
+            ) from error
         record = RunRecord(
             params={"tasks": ", ".join(task.name for task in tasks), "taps": str(list(router.taps))},
             metrics=router.metrics,

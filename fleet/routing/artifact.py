@@ -120,7 +120,7 @@ def load_router(folder: Path, *, digest: str | None = None) -> Router:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         reason = f"{CARD_FILE}, {'.'.join(map(str, first['loc'])) or 'whole'}: {first['msg']}"
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         reason = str(error)
     raise ArtifactError(
         f"the router in {folder.name} cannot be used ({reason}): fit it again (fleet router fit)"

@@ -10,7 +10,7 @@ many. So the confidence is nominal: that of one candidate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,7 +38,9 @@ EQUAL = 0.01
 """Coverages that differ by no more count as equal, about a standard error of a thousand rows; of equal ones
 the pair that refuses fewest is taken."""
 SURE = 0.9
-"""Probability that is asked for where held-out rows show nothing."""
+"""Probability that is asked for at least where held-out rows show nothing."""
+ENOUGH = 50
+"""Jobs of nobody that a fleet must have to count as a kind of their own: the bound of few says little."""
 LEVELS = 200
 """Candidates for the probability."""
 SET_MISSES = 0.1
@@ -54,7 +56,7 @@ class Budget:
     """Of tasks that are stricter."""
     out_of_scope: float = OUT_OF_SCOPE
     """Share of jobs that fit no task, as is reckoned: in equal parts like the background, like other tasks
-    and, where the fleet has any, like its own jobs of nobody."""
+    and, where the fleet has ``ENOUGH``, like its own jobs of nobody."""
 
     def __post_init__(self) -> None:
         for share in (self.max_misroute, *self.tasks.values()):
@@ -122,6 +124,16 @@ class Judged:
         right = np.zeros(len(scores), bool) if truth is None else column == truth
         return cls(scores.max(1), scale.probabilities(scores).max(1), column, right)
 
+    @classmethod
+    def joined(cls, *parts: Judged) -> Judged:
+        """One after the other."""
+        return cls(
+            np.concatenate([part.fit for part in parts]),
+            np.concatenate([part.top for part in parts]),
+            np.concatenate([part.column for part in parts]),
+            np.concatenate([part.right for part in parts]),
+        )
+
     def routed(self, thresholds: Thresholds, names: Sequence[str]) -> Mask:
         """Which of them the thresholds let go to a task."""
         least = np.array([thresholds.least(name) for name in names])
@@ -143,18 +155,20 @@ def foreign(held: HeldOut, scale: Scale) -> dict[str, Judged]:
 
 
 def set_thresholds(held: HeldOut, scale: Scale, names: Sequence[str], budget: Budget) -> Thresholds:
-    """The thresholds that held-out rows give."""
+    """The thresholds that held-out rows give. The smaller a budget, the higher they are."""
     if not len(held.truth):
         origin = "no task has two inputs to hold one out, so: more like a task than like text in general"
         stricter = _stricter(names, budget)
         return Thresholds(0.0, EVEN, dict.fromkeys(stricter, SURE), 0.0, origin, False, stricter)
     scores = scale.fused(held.views)
     rows = Judged.of(scores, scale, held.truth)
-    strangers = list(foreign(held, scale).values())
+    strangers = _kinds(foreign(held, scale))
     fit, probability, kept = _search(rows, strangers, budget)
     if not kept:
         fit = max(fit, 0.0)  # more like a task than like text in general, where rows do not say otherwise
     own, unshown = _own(rows, strangers, names, budget, fit, probability)
+    if kept and own:
+        probability, kept = _beside(rows, strangers, names, budget, fit, probability, own)
     fits = rows.fit >= fit
     true_chances = scale.probabilities(scores)[np.arange(len(scores)), held.truth]
     choice = _choice(true_chances[fits])
@@ -162,45 +176,58 @@ def set_thresholds(held: HeldOut, scale: Scale, names: Sequence[str], budget: Bu
     return Thresholds(fit, probability, own, choice, origin, kept, unshown)
 
 
+def _kinds(found: Mapping[str, Judged]) -> list[Judged]:
+    """Kinds of strangers that weigh alike; a few of the fleet's own count with the background."""
+    own, background = found.get("foreign"), found.get("background")
+    if own is None or background is None or len(own.fit) >= ENOUGH:
+        return list(found.values())
+    rest = [rows for kind, rows in found.items() if kind not in ("foreign", "background")]
+    return [Judged.joined(background, own), *rest]
+
+
+def _levels(top: Doubles, least: float) -> Doubles:
+    """Candidates for a probability, rising from ``least``."""
+    some = np.quantile(top, np.linspace(0, 1, LEVELS))
+    return np.unique(np.concatenate([[least], some[some >= least]]))
+
+
 def _search(rows: Judged, strangers: Sequence[Judged], budget: Budget) -> tuple[float, float, bool]:
     """Fit and probability thresholds of the largest coverage, to within ``EQUAL``, and whether they are shown
     to keep the budget.
 
-    Where held-out rows cannot show it, their rate must keep the budget; where not even that does, a task must
-    be ``SURE``, and fit as the least rate asks.
+    Where held-out rows cannot show it, no more is routed than under the least budget that they show, and
+    their rate must keep this one; where not even that does, the rate is the least, and a task ``SURE``.
     """
-    levels = np.unique(np.concatenate([[EVEN], np.quantile(rows.top, np.linspace(0, 1, LEVELS))]))
-    levels = levels[levels >= EVEN]
-    for bound in (True, False):
-        found: list[tuple[float, float, float]] = []
-        for refused in REFUSALS:
-            fit = float(np.quantile(rows.fit, refused))
-            routed, shares = _paths(rows, strangers, fit, levels, budget, bound=bound)
-            kept = np.flatnonzero((shares <= budget.max_misroute) & (routed > 0))
-            if len(kept):
-                most = kept[np.argmax(routed[kept])]
-                found.append((float(routed[most]) / len(rows.fit), fit, float(levels[most])))
-        if found:
-            largest = max(coverage for coverage, _, _ in found)
-            # Candidates come by what they refuse, the fewest first.
-            return *next((f, p) for coverage, f, p in found if coverage >= largest - EQUAL), bound
+    levels = _levels(rows.top, EVEN)
     fits = [float(np.quantile(rows.fit, refused)) for refused in REFUSALS]
-    sure = np.array([SURE])
-    rates = [_paths(rows, strangers, fit, sure, budget, bound=False)[1][0] for fit in fits]
-    return fits[int(np.argmin(rates))], SURE, False
+    paths = [_paths(rows, strangers, fit, levels, budget) for fit in fits]
+    routed, bounds, rates = (np.stack(each) for each in zip(*paths, strict=True))
+    coverage = routed / len(rows.fit)
+    some = routed > 0
+    if not some.any():
+        return fits[0], SURE, False
+
+    def of(allowed: Mask) -> tuple[float, float]:
+        """Candidates come by what they refuse, the fewest first."""
+        best = np.where(allowed, coverage, -1.0)
+        row = int(np.argmax(best.max(1) >= best.max() - EQUAL))
+        return fits[row], float(levels[best[row].argmax()])
+
+    if (shown := some & (bounds <= budget.max_misroute)).any():
+        return *of(shown), True
+    nearest = some & (bounds == bounds[some].min())
+    strict = some & (routed <= routed[nearest].max())
+    if (likely := strict & (rates <= budget.max_misroute)).any():
+        return *of(likely), False
+    fit, level = of(strict & (rates == rates[strict].min()))
+    return fit, max(level, SURE), False
 
 
 def _paths(
-    rows: Judged,
-    strangers: Sequence[Judged],
-    fit: float,
-    levels: Doubles,
-    budget: Budget,
-    *,
-    bound: bool,
-    column: int = -1,
-) -> tuple[NDArray[np.int64], Doubles]:
-    """For each probability: held-out rows that are routed, and the share of misroutes or its upper bound.
+    rows: Judged, strangers: Sequence[Judged], fit: float, levels: Doubles, budget: Budget, column: int = -1
+) -> tuple[NDArray[np.int64], Doubles, Doubles]:
+    """For each probability: held-out rows that are routed, the upper bound of the share of misroutes, and the
+    share itself.
 
     Only those routed to one task, if a ``column`` is given.
     """
@@ -210,16 +237,29 @@ def _paths(
         below = np.searchsorted(np.sort(each.top[mask]), levels, "left")
         return np.asarray(mask.sum() - below, dtype=np.int64)
 
-    share = _upper if bound else _rate
     routed = above(rows, np.ones(len(rows.fit), bool))
     wrong = above(rows, np.logical_not(rows.right))
-    mine = (1 - budget.out_of_scope) * routed / len(rows.fit)
-    theirs = np.zeros(len(levels))
-    for each in strangers:
-        taken = above(each, np.ones(len(each.fit), bool))
-        theirs += budget.out_of_scope / len(strangers) * share(taken, np.full(len(levels), len(each.fit)))
+    taken = [(above(each, np.ones(len(each.fit), bool)), len(each.fit)) for each in strangers]
+    bounds, rates = (_share(routed, wrong, len(rows.fit), taken, budget, share) for share in (_upper, _rate))
+    return routed, bounds, rates
+
+
+def _share(
+    routed: NDArray[np.int64],
+    wrong: NDArray[np.int64],
+    rows: int,
+    taken: Sequence[tuple[NDArray[np.int64], int]],
+    budget: Budget,
+    share: Callable[[NDArray[np.int64], NDArray[np.int64]], Doubles],
+) -> Doubles:
+    """Of misroutes among routed jobs, by ``share`` of hits in rows: ``wrong`` of those ``routed`` out of so
+    many ``rows``, and strangers ``taken``, of each kind so many out of so many."""
+    mine = (1 - budget.out_of_scope) * routed / rows
+    theirs = np.zeros(len(routed))
+    for hits, of in taken:
+        theirs += budget.out_of_scope / len(taken) * share(hits, np.full(len(hits), of))
     missed = mine * share(wrong, routed) + theirs
-    return routed, np.where(routed > 0, missed / np.maximum(mine + theirs, 1e-12), 1.0)
+    return np.where(routed > 0, missed / np.maximum(mine + theirs, 1e-12), 1.0)
 
 
 def _own(
@@ -233,8 +273,9 @@ def _own(
     """Probabilities of tasks that are stricter than the fleet, and of which the budget is not shown.
 
     A stricter task takes the least probability under which the whole fleet would keep its budget, and the
-    rows that are routed to it do so for themselves, jobs of nobody among them: by the bound; or, where that
-    is not shown, by the rate; or else it must be ``SURE``.
+    rows that are routed to it do so for themselves, jobs of nobody among them, by the bound. Where that is
+    not shown: as high at least as under the least budget that is, and by the rate; or where the rate is
+    least, and ``SURE``.
     """
     stricter = _stricter(names, budget)
     if not stricter:
@@ -242,21 +283,48 @@ def _own(
     own: dict[str, float] = {}
     unshown = []
     levels = np.unique(np.concatenate([[probability], rows.top[rows.top >= probability]]))
-    whole = {bound: _paths(rows, strangers, fit, levels, budget, bound=bound)[1] for bound in (True, False)}
+    _, *whole = _paths(rows, strangers, fit, levels, budget)
     for name in stricter:
-        allowed, column = budget.of(name), names.index(name)
-        for bound, shares in whole.items():
-            routed, mine = _paths(rows, strangers, fit, levels, budget, bound=bound, column=column)
-            enough = np.flatnonzero((shares <= allowed) & (mine <= allowed) & (routed > 0))
-            if len(enough):
-                own[name] = float(levels[enough[0]])
-                break
+        allowed = budget.of(name)
+        routed, *mine = _paths(rows, strangers, fit, levels, budget, names.index(name))
+        bounds, rates = (
+            np.where(routed > 0, np.maximum(*each), np.inf) for each in zip(whole, mine, strict=True)
+        )
+        if bounds.min() <= allowed:
+            own[name] = float(levels[np.argmax(bounds <= allowed)])
+            continue
+        unshown.append(name)
+        rates[: bounds.argmin()] = np.inf
+        if rates.min() <= allowed:
+            own[name] = float(levels[np.argmax(rates <= allowed)])
         else:
-            own[name] = max(probability, SURE)
-            bound = False
-        if not bound:
-            unshown.append(name)
+            own[name] = max(float(levels[rates.argmin()]), SURE)
     return own, tuple(unshown)
+
+
+def _beside(
+    rows: Judged,
+    strangers: Sequence[Judged],
+    names: Sequence[str],
+    budget: Budget,
+    fit: float,
+    probability: float,
+    own: Mapping[str, float],
+) -> tuple[float, bool]:
+    """The probability that keeps the fleet's budget beside stricter tasks with their ``own``, and whether any
+    does: where those that are mostly right route less, the others' misroutes are a larger share."""
+
+    def routed(each: Judged, level: float) -> Mask:
+        least = np.array([own.get(name, level) for name in names])
+        return np.asarray((each.fit >= fit) & (each.top >= least[each.column]))
+
+    for level in _levels(rows.top, probability):
+        some = routed(rows, level)
+        counts = [np.array([int(mask.sum())]) for mask in (some, some & ~rows.right)]
+        taken = [(np.array([int(routed(each, level).sum())]), len(each.fit)) for each in strangers]
+        if _share(counts[0], counts[1], len(rows.fit), taken, budget, _upper)[0] <= budget.max_misroute:
+            return float(level), True
+    return probability, False
 
 
 def _stricter(names: Sequence[str], budget: Budget) -> tuple[str, ...]:

@@ -36,7 +36,10 @@ _FEWEST = 3
 
 
 def clauses(text: str) -> list[tuple[int, int]]:
-    """Begin and end of each clause near the ends of a text; fewer than two where it cannot be cut."""
+    """Begin and end of each clause near the ends of a text; fewer than two where it cannot be cut.
+
+    Of a text longer than both ends, what lies between them is a cut as well.
+    """
     if len(text) <= 2 * CHARACTERS:
         found = _cut(text, 0, len(text))
     else:

@@ -153,3 +153,21 @@ def test_check_asks_a_whole_router_which_tasks_are_alike(shop: Workshop) -> None
         assert [(f["file"], f["value"]) for f in alike] == [("tasks/digits/task.yaml", "sums")]
         assert ("states and letters" in alike[0]["message"]) == bool(arguments)
         assert "tasks/sums/train.jsonl:" in alike[0]["message"]
+
+
+def test_check_with_a_router_shows_every_fault_where_the_jobs_of_nobody_are_wrong(shop: Workshop) -> None:
+    root = shop.place.parent
+    declared, rows = root / "fleet.yaml", root / "tasks" / "fox" / "train.jsonl"
+    before = declared.read_text(), rows.read_text()
+    declared.write_text(before[0] + "routing: {out_of_scope_jobs: nobody.jsonl}\n")
+    (root / "nobody.jsonl").write_text('{"fields": {"text": " "}}\n')
+    rows.write_text(before[1] + "{broken\n")
+    try:
+        ran = fleet(shop, "check", "--router", "--json")
+    finally:
+        declared.write_text(before[0])
+        rows.write_text(before[1])
+        (root / "nobody.jsonl").unlink()
+    assert ran.exit_code == 2
+    wrong = {fault["file"] for fault in json.loads(ran.stdout)["faults"] if fault["severity"] == "error"}
+    assert wrong == {"nobody.jsonl", "tasks/fox/train.jsonl"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from scipy.stats import binomtest
 
 from fleet.registry.policy import Policy, RouterGate
-from fleet.routing.budget import Budget, Judged, set_thresholds
+from fleet.routing.budget import EQUAL, Budget, Judged, set_thresholds
 from fleet.routing.calibrate import Scale, calibrate, calibration_error
 from fleet.routing.heldout import Changed, HeldOut, Views
 from fleet.routing.report import fares, figures
@@ -127,6 +128,57 @@ def test_a_stricter_task_answers_for_the_jobs_of_nobody_that_come_to_it() -> Non
     assert thresholds.shows("t1") is True
 
 
+BUDGETS = (0.1, 0.05, 0.03, 0.02, 0.015, 0.01, 0.006, 0.003, 0.001, 0.0001)
+
+
+@pytest.mark.parametrize(
+    ("rows", "seed", "sure"), [(4000, 1, 6.0), (400, 2, 6.0), (150, 3, 12.0), (40, 4, 4.0)]
+)
+def test_a_smaller_budget_never_routes_more_whether_it_can_be_shown_or_not(
+    rows: int, seed: int, sure: float
+) -> None:
+    held = held_out(rows, seed, sure)
+    scale = calibrate(held)
+    found = [set_thresholds(held, scale, NAMES, Budget(budget)) for budget in BUDGETS]
+    assert not found[-1].kept
+    coverage = [figures(held, scale, NAMES, each, Budget())["cv_coverage"] for each in found]
+    for larger, smaller in pairwise(coverage):
+        assert smaller <= larger + EQUAL
+    own = [
+        set_thresholds(held, scale, NAMES, Budget(0.2, {"beta": budget})).least("beta") for budget in BUDGETS
+    ]
+    assert own == sorted(own)
+
+
+def test_the_fleets_budget_holds_beside_a_stricter_task_that_routes_less() -> None:
+    """The second task's jobs are right, mostly at .8; the first one's are wrong more often."""
+    random = np.random.default_rng(0)
+    rows, truths = [], []
+    for column, truth, count, chance in (
+        (0, 0, 960, 0.96), (0, 1, 62, 0.96), (1, 1, 1500, 0.8), (1, 0, 12, 0.8), (1, 1, 600, 0.985),
+    ):  # fmt: skip
+        chances = chance + random.uniform(-0.004, 0.004, count)
+        best = 50 + random.normal(0, 1, count)
+        scores = np.stack([best, best - 2 * np.log(chances / (1 - chances))], axis=1)
+        rows.append(scores if column == 0 else scores[:, ::-1])
+        truths.append(np.full(count, truth))
+    empty = Views(*(np.empty((0, 2)) for _ in range(3)))
+    scores, truth = np.concatenate(rows), np.concatenate(truths)
+    held = HeldOut(
+        Views(scores, np.zeros_like(scores), np.zeros_like(scores)), truth, np.ones(len(truth), bool),
+        empty, empty, Changed(empty, empty, np.empty(0, np.int32), np.empty(0, np.int64)),
+    )  # fmt: skip
+    scale, names = Scale(temperature=1.0, means=1.0, states=0.0, letters=0.0), ("alpha", "beta")
+    alone, beside = Budget(0.03, out_of_scope=0.0), Budget(0.03, {"beta": 0.01}, out_of_scope=0.0)
+    assert set_thresholds(held, scale, names, alone).kept
+    thresholds = set_thresholds(held, scale, names, beside)
+    found = figures(held, scale, names, thresholds, beside)
+    assert thresholds.kept
+    assert found["budget_kept"] == 1.0
+    assert found["cv_misroute"] <= 0.03
+    assert thresholds.probability > set_thresholds(held, scale, names, alone).probability
+
+
 @pytest.mark.parametrize(("lost", "refused"), [(0.005, 0.05), (0.03, 0.1)])
 def test_of_equal_coverages_the_one_that_refuses_fewest_is_taken(lost: float, refused: float) -> None:
     """A twentieth of the rows is wrong, told by fit, or by probability at the cost of ``lost``."""
@@ -184,6 +236,17 @@ def test_a_fleets_own_jobs_of_nobody_are_kept_away_too() -> None:
     far, close = found(held), found(near)
     assert far["foreign_abstained"] > 0.9
     assert close["cv_coverage"] < far["cv_coverage"]
+
+
+def test_a_few_jobs_of_nobody_that_fit_nothing_cost_no_coverage() -> None:
+    few, without = held_out(4000, 1, own=2), held_out(4000, 1)
+    few.own.means[:] = few.own.states[:] = few.own.letters[:] = -500.0
+    scale = calibrate(without)
+    for budget in (Budget(0.02), Budget(0.05)):
+        told, untold = (set_thresholds(held, scale, NAMES, budget) for held in (few, without))
+        assert told.kept
+        assert untold.kept
+        assert told.probability <= untold.probability
 
 
 @pytest.mark.parametrize("wrong", [{"max_misroute": 0.0}, {"tasks": {"a": 1.5}}, {"out_of_scope": 1.0}])
