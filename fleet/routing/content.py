@@ -12,9 +12,9 @@ _WORD = re.compile(r"\w+")
 
 
 def words(text: str) -> str:
-    """Its words alone; a text that has none stays as it is."""
+    """Its words alone; of a text that has none, its signs."""
     clean = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(_WORD.findall(clean)) or clean.strip()
+    return " ".join(_WORD.findall(clean) or clean.split())
 
 
 def content_digest(text: str) -> int:

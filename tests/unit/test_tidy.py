@@ -1,7 +1,7 @@
 """What the router reads of a text: the same, however it was typed."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fleet.routing.content import words
@@ -10,6 +10,7 @@ from fleet.routing.tidy import tidy
 
 
 @given(st.text())
+@example(":\r{")
 def test_a_tidy_text_stays_as_it_is_and_says_the_same(text: str) -> None:
     assert tidy(tidy(text)) == tidy(text)
     assert words(tidy(text)) == words(text)
