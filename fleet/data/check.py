@@ -39,7 +39,7 @@ def check_project(
             here = f"{project.config.tasks}/{name}/task.yaml"
             faults += error.faults or (Fault("bad-task", str(error), here),)
             continue
-        faults += _adapter_faults(project, manifest)
+        faults += [*_adapter_faults(project, manifest), *_budget_faults(project, manifest)]
         rows, unread = collect_task_rows(project.root, manifest)
         found = [*unread, *lint_task(manifest, rows, count_tokens=count_tokens, min_effect=min_effect)]
         # A split that could not be read is not also reported as empty.
@@ -91,3 +91,15 @@ def _adapter_faults(project: Project, manifest: Manifest) -> list[Fault]:
             "warning",
         )
     ]
+
+
+def _budget_faults(project: Project, manifest: Manifest) -> list[Fault]:
+    own, everybody = manifest.routing.max_misroute, project.config.routing.max_misroute
+    if own is None or own <= everybody:
+        return []
+    message = (
+        f"is above the fleet's {everybody:g}, which holds instead: take it out, or raise "
+        "routing.max_misroute in fleet.yaml"
+    )
+    here, field = f"{manifest.folder}/task.yaml", "routing.max_misroute"
+    return [Fault("lax-budget", message, here, manifest.line_of(field), field, f"{own:g}", "warning")]

@@ -15,7 +15,7 @@ KEPT = 128
 """Of each of the two caches."""
 
 VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-"""Of the library and of PyTorch's bindings, which read them once, at the first product."""
+"""Of the library and of PyTorch's bindings, which read them once, at the first product, and crash at 0."""
 
 
 def bound_kernels() -> None:

@@ -120,7 +120,7 @@ def load_router(folder: Path, *, digest: str | None = None) -> Router:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         reason = f"{CARD_FILE}, {'.'.join(map(str, first['loc'])) or 'whole'}: {first['msg']}"
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
         reason = str(error)
     raise ArtifactError(
         f"the router in {folder.name} cannot be used ({reason}): fit it again (fleet router fit)"
@@ -175,13 +175,13 @@ class _Card(_Part):
 def _router(card: _Card, tensors: Mapping[str, NDArray[Any]]) -> Router:
     names = tuple(sorted(card.tasks))
     take = _Tensors(tensors)
-    width = len(tensors["frame.centre"])
+    width = len(take("frame.centre", np.float32, None))
     centre, spread, blank = (
         take(f"frame.{part}", np.float32, width) for part in ("centre", "spread", "blank")
     )
     frame = Frame(centre, spread, blank, card.blocks)
     _check(card, names)
-    count = len(tensors["background.folds"])
+    count = len(take("background.folds", np.int64, None))
     corpus = Corpus(
         take.rows("background.rows", count, width),
         take.sparse("background.grams", count),

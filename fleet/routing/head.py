@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleet.errors import SealError
-from fleet.routing.budget import Budget, Thresholds, set_thresholds
+from fleet.routing.budget import Budget, Thresholds
 from fleet.routing.calibrate import Scale, calibrate
 from fleet.routing.compound import Compounds
 from fleet.routing.decision import CHOICES, Cause, Decision, judge
@@ -27,6 +27,7 @@ from fleet.routing.report import Fare, fares, figures
 from fleet.routing.span import Span
 from fleet.routing.stability import flips
 from fleet.routing.statistics import Corpus, Statistics
+from fleet.routing.thresholds import set_thresholds
 
 __all__ = ["Ground", "Router"]
 

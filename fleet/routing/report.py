@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
-from fleet.routing.budget import Budget, Judged, Thresholds, foreign
+from fleet.routing.budget import Budget, Thresholds
 from fleet.routing.calibrate import Scale, calibration_error
 from fleet.routing.heldout import HeldOut, auroc
+from fleet.routing.judged import Judged, foreign
 
 __all__ = ["Fare", "fares", "figures"]
 

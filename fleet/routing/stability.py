@@ -14,10 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fleet.routing.budget import Judged, Thresholds
+from fleet.routing.budget import Thresholds
 from fleet.routing.calibrate import Scale
 from fleet.routing.evidence import INPUT, Pick
 from fleet.routing.heldout import Changed
+from fleet.routing.judged import Judged
 from fleet.routing.perturb import KINDS, perturbed
 
 __all__ = ["WAYS", "flips", "pick_changes"]

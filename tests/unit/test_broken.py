@@ -46,6 +46,7 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
         ("label-without-rows", "task.yaml", 5, "data.train", "lost"),
         ("label-without-rows", "task.yaml", 5, "data.eval", "lost", "warning"),
     ],
+    "lax-budget": [("lax-budget", "task.yaml", 6, "routing.max_misroute", "0.2", "warning")],
     "lora-only": [("lora-only", "task.yaml", 8, "adapter.rank", "16")],
     "metric-not-for-kind": [("metric-not-for-kind", "task.yaml", 7, "evaluation.metric", "'perplexity'")],
     "missing-column": [("missing-column", "train.jsonl", 4, "label", "")],

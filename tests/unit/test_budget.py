@@ -11,11 +11,13 @@ import pytest
 from scipy.stats import binomtest
 
 from fleet.registry.policy import Policy, RouterGate
-from fleet.routing.budget import EQUAL, Budget, Judged, set_thresholds
+from fleet.routing.budget import Budget
 from fleet.routing.calibrate import Scale, calibrate, calibration_error
 from fleet.routing.heldout import Changed, HeldOut, Views
+from fleet.routing.judged import Judged
 from fleet.routing.report import fares, figures
 from fleet.routing.stability import WAYS, flips
+from fleet.routing.thresholds import EQUAL, set_thresholds
 
 NAMES = ("alpha", "beta", "gamma")
 
