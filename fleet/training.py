@@ -194,7 +194,8 @@ class _Workshop:
         self.on_progress(_evaluating(p, result))
         started = time.monotonic()
         try:
-            outcome = self._evaluate(p, result, result.adapter, started)
+            # What is evaluated is what will serve: weights rounded to the file's dtype.
+            outcome = self._evaluate(p, result, result.adapter.rounded(), started)
             self._publish(p.assignment, outcome)
         except Exception as error:  # one task's failure is its own
             log.exception("evaluation of %s failed", p.assignment.task)
@@ -205,7 +206,6 @@ class _Workshop:
         self, p: _Prepared, result: TrainResult, adapter: Adapter | Body, started: float
     ) -> TaskOutcome:
         base, spec = self.base, p.spec
-        # What is evaluated is what will serve: weights rounded to the file's dtype.
         bank = AdapterBank.alone(base.model, adapter)
         temperature = self._calibrate(p, bank)
         measured, table, baseline = self._measure(p, bank, temperature)

@@ -102,7 +102,7 @@ class Workshop:
         spec = task_spec(manifest)
         assert isinstance(spec.adapter, LoraSpec)
         model = self.base.model
-        bank = AdapterBank(model.config, 1, spec.adapter.rank, spec.adapter.layers, dtype=torch.bfloat16)
+        bank = AdapterBank(model.config, 1, spec.adapter.rank, spec.adapter.layers, dtype=model.dtype)
         bank.initialise(0, spec.adapter, len(task))
         generator = torch.Generator().manual_seed(len(task) + seed)
         made = {
@@ -110,7 +110,7 @@ class Workshop:
             for name, t in bank.parameters(0).items()
         }
         tensors(made)
-        adapter = Adapter(spec.adapter, made)
+        adapter = Adapter(spec.adapter, made).rounded()
         bank.load(0, adapter)
         written = ExpertCard(
             task=task,

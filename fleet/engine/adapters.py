@@ -27,6 +27,7 @@ from fleet.engine.batch import Batch
 from fleet.engine.body import Body
 from fleet.engine.gathered import Gathered, Stacks, pays
 from fleet.engine.gemma import Adapting, Gemma, GemmaConfig
+from fleet.engine.precision import stored
 from fleet.engine.specs import LORA_TARGETS, LoraSpec
 from fleet.engine.tensor_check import check_tensors
 from fleet.errors import ArtifactError
@@ -53,6 +54,10 @@ class Adapter:
     lora: LoraSpec
     tensors: Mapping[str, Tensor]
 
+    def rounded(self) -> Adapter:
+        """What its files hold, in fp32."""
+        return Adapter(self.lora, {name: t.float() for name, t in stored(self.tensors).items()})
+
     def check(self, config: GemmaConfig) -> None:
         """Raise ``ArtifactError`` unless every matrix is there, fits the base and is finite."""
         if self.lora.layers[1] > config.layers:
@@ -71,10 +76,7 @@ class Adapter:
 
 def save_adapter(folder: Path, adapter: Adapter, base_name: str) -> None:
     """Write PEFT's two files into a folder that exists; bf16, which is what serves it."""
-    tensors = {
-        name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in adapter.tensors.items()
-    }
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(stored(adapter.tensors), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -30,6 +30,7 @@ from fleet.engine.base_folder import check_folder, fingerprint
 from fleet.engine.base_hub import Download, cached_base, download, fetch_base
 from fleet.engine.gemma import Gemma
 from fleet.engine.kernels import bound_kernels
+from fleet.engine.precision import native_dtype
 from fleet.errors import BaseError
 
 __all__ = ["BUILT_IN", "Base", "Packaged", "fingerprint", "load_base", "resolve_base"]
@@ -134,13 +135,14 @@ def resolve_base(
     )
 
 
-def load_base(
-    folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16
-) -> Base:
-    """Load a base that ``resolve_base`` gave; in bf16 on the CPU its pages are shared by all processes.
+def load_base(folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Base:
+    """Load a base that ``resolve_base`` gave, to compute in ``dtype``; None is what suits the device.
+
+    In bf16 on the CPU its pages are shared by all processes; in fp32 those of the embedding are.
 
     Raises ``BaseError`` on a damaged or foreign folder, and for fp16, which Gemma 3 overflows.
     """
+    dtype = native_dtype(device) if dtype is None else dtype
     if dtype not in (torch.bfloat16, torch.float32):
         raise BaseError(f"dtype must be bfloat16 or float32, Gemma 3 overflows in others (got {dtype}).")
     check_folder(folder)

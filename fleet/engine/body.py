@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fleet.engine.gemma import FINAL_NORM, Gemma, GemmaConfig, weight_name
+from fleet.engine.precision import stored
 from fleet.engine.specs import FullSpec
 from fleet.engine.tensor_check import check_tensors
 from fleet.errors import ArtifactError
@@ -39,6 +39,10 @@ class Body:
         """The base's own layers, which a training starts from; nothing is copied."""
         return cls(full, model.own_weights(full.layers))
 
+    def rounded(self) -> Body:
+        """What its files hold, in fp32."""
+        return Body(self.full, {name: t.float() for name, t in stored(self.tensors).items()})
+
     def check(self, config: GemmaConfig) -> None:
         """Raise ``ArtifactError`` unless every weight is there, fits the base and is finite."""
         first, last = self.full.layers
@@ -59,8 +63,7 @@ class Body:
 
 def save_body(folder: Path, body: Body, base_name: str) -> None:
     """Write the two files into a folder that exists; bf16, which is what serves it."""
-    tensors = {name: t.detach().to(torch.bfloat16).contiguous() for name, t in body.tensors.items()}
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(stored(body.tensors), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config = {"format": FORMAT, "layers": list(body.full.layers), "base_model_name_or_path": base_name}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 

@@ -129,11 +129,11 @@ def golden_prompts(
 
 def self_check(base: Base, bank: AdapterBank, slot: int, spec: TaskSpec, card: ExpertCard) -> None:
     """Raise ``ArtifactError`` unless the loaded expert says what it said when it was made."""
+    vocabulary = base.model.config.vocab
     for golden in card.golden:
-        logits = _next_logits(base, bank, slot, spec, golden.job)
-        if max(golden.tokens, default=0) >= len(logits):
-            raise ArtifactError(f"{card.task}: a golden prompt's tokens are beyond the base's {len(logits)}")
-        logits = logits[list(golden.tokens)]
+        if max(golden.tokens, default=0) >= vocabulary:
+            raise ArtifactError(f"{card.task}: a golden prompt's tokens are beyond the base's {vocabulary}")
+        logits = _next_logits(base, bank, slot, spec, golden.job, golden.tokens)
         difference = float((logits - torch.tensor(golden.logits)).abs().mean())
         if not difference <= GOLDEN_TOLERANCE:
             raise ArtifactError(
@@ -143,7 +143,10 @@ def self_check(base: Base, bank: AdapterBank, slot: int, spec: TaskSpec, card: E
 
 
 @torch.inference_mode()
-def _next_logits(base: Base, bank: AdapterBank, slot: int, spec: TaskSpec, job: str) -> torch.Tensor:
+def _next_logits(
+    base: Base, bank: AdapterBank, slot: int, spec: TaskSpec, job: str, tokens: Sequence[int] | None = None
+) -> torch.Tensor:
+    """``[V]`` fp32, or ``[K]`` of these tokens."""
     renderer = Renderer.of(base.tokenizer)
     ids = [*renderer.job_ids(job), *renderer.suffix_ids(spec.prompt.suffix)]
     model = bank.model(base.model, slot)
@@ -156,4 +159,5 @@ def _next_logits(base: Base, bank: AdapterBank, slot: int, spec: TaskSpec, job: 
         adapters=adapters,
         keep=batch.last,
     )
-    return model.logits(model.norm(h))[0].cpu()
+    rows = None if tokens is None else torch.tensor(tokens, dtype=torch.int64, device=model.device)
+    return model.logits(model.norm(h), rows)[0].cpu()

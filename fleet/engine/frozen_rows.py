@@ -17,8 +17,8 @@ from fleet.engine.trunk import batches
 
 MICRO_TOKENS = 2048
 """Tokens of one pass; bounds the memory, changes no result beyond rounding."""
-KEPT_TRUNK_TOKENS = 1_000_000
-"""Trunk states kept across epochs; 1.3 GB at 640 bf16 values a token. What is over is recomputed."""
+KEPT_TRUNK_BYTES = 1_280_000_000
+"""Trunk states kept across epochs; a million tokens of 640 bf16 values. What is over is recomputed."""
 
 
 class FrozenRows:
@@ -32,16 +32,17 @@ class FrozenRows:
         self._model = model
         self._first = first
         self._kept: dict[tuple[int, int], Tensor] = {}
-        self._tokens = 0
+        self._room = KEPT_TRUNK_BYTES // (model.config.hidden * model.dtype.itemsize)
+        """Tokens that may be kept still."""
 
     def prepare(self, slot: int, rows: Sequence[TokenRow]) -> None:
         """Compute and keep a task's rows, the shortest first, as far as there is room."""
         for chunk in batches([len(row.ids) for row in rows], MICRO_TOKENS):
-            if self._tokens + len(rows[chunk[0]].ids) > KEPT_TRUNK_TOKENS:
+            if len(rows[chunk[0]].ids) > self._room:
                 return  # chunks come by length: none of the rows that follow fits either
             for index, part in zip(chunk, self._compute([rows[i] for i in chunk]), strict=True):
-                if self._tokens + len(part) <= KEPT_TRUNK_TOKENS:
-                    self._tokens += len(part)
+                if len(part) <= self._room:
+                    self._room -= len(part)
                     # A copy: a slice would keep the whole chunk alive.
                     self._kept[slot, index] = part.clone()
 

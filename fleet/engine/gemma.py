@@ -30,6 +30,7 @@ from fleet.engine.int8 import Int8Matrix, LastCodes
 from fleet.engine.matrix import Matrix, product
 from fleet.engine.packed import PackedMatrix, can_pack
 from fleet.engine.specs import LORA_TARGETS
+from fleet.engine.tied import TiedTable
 
 NORMS = (
     "input_layernorm",
@@ -41,6 +42,7 @@ NORMS = (
 )
 """The norms of one layer; its projections are ``LORA_TARGETS``."""
 FINAL_NORM = "model.norm.weight"
+EMBEDDING = "model.embed_tokens.weight"
 
 
 def weight_name(layer: int, name: str) -> str:
@@ -156,19 +158,16 @@ class _Place:
 
 
 class Gemma:
-    """A frozen Gemma 3 text decoder; all its weights stay as they are in the file (memory-mapped)."""
+    """A frozen Gemma 3 text decoder, which computes in its layers' dtype."""
 
     def __init__(self, config: GemmaConfig, weights: Mapping[str, Tensor]) -> None:
         self.config = config
-        self.embedding = weights["model.embed_tokens.weight"]
-        self.dtype = self.embedding.dtype
+        self._layers = [_Layer.of(weights, i) for i in range(config.layers)]
+        self.dtype = weights[weight_name(0, LORA_TARGETS[0])].dtype
+        self._tied = TiedTable(weights[EMBEDDING], self.dtype)
         self.device = str(self.embedding.device)
-        self._embed_scale = torch.tensor(config.hidden**0.5).to(self.dtype).to(self.embedding.device)
-        self._head: Matrix = self.embedding
-        self._pack_head = False
         self._attention = Attention(config.heads, config.kv_heads, config.head_dim, config.attention_scale)
         self._final_norm = 1.0 + weights[FINAL_NORM].float()
-        self._layers = [_Layer.of(weights, i) for i in range(config.layers)]
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=self.embedding.device)
         exponents = exponents / config.head_dim
         self._inverse_frequencies = {
@@ -180,7 +179,8 @@ class Gemma:
     def load(cls, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Gemma:
         """Load ``config.json`` and the weights that the fingerprint covers; transformers' format.
 
-        On the CPU in the file's own dtype nothing is copied: processes share the pages.
+        On the CPU in the file's own dtype nothing is copied: processes share the pages. The embedding's are
+        shared in fp32 as well.
 
         Raises ``KeyError`` when a tensor is missing; ``fleet.engine.base`` turns that into advice.
         """
@@ -188,11 +188,11 @@ class Gemma:
         weights: dict[str, Tensor] = {}
         for file in weight_files(folder):
             weights.update(load_file(file, device=device))
+        named = {_plain_name(name): tensor for name, tensor in weights.items()}
+        kept = {EMBEDDING: named[EMBEDDING]} if dtype == torch.float32 else {}
         # A tensor in the wanted dtype is passed through, so the memory map survives.
-        return cls(
-            GemmaConfig.from_json(config.get("text_config", config)),
-            {_plain_name(name): tensor.to(dtype) for name, tensor in weights.items()},
-        )
+        cast = {name: tensor.to(dtype) for name, tensor in named.items() if name not in kept}
+        return cls(GemmaConfig.from_json(config.get("text_config", config)), kept | cast)
 
     def packed(self) -> Gemma:
         """This model with its projections in the order of the CPU's kernels, for serving; the same numbers.
@@ -200,10 +200,11 @@ class Gemma:
         Its whole head follows when it is first multiplied: labels never need it. Where there is no such
         order the model itself. Embedding, norms and head rows are shared.
         """
-        if not can_pack(self.embedding):
+        if not can_pack(self.device, self.dtype):
             return self
         other = self._with_matrices(PackedMatrix.of, 0)
-        other._pack_head = isinstance(self._head, Tensor)  # and not one of 8 bits
+        if self._tied.is_plain:  # and not one of 8 bits
+            other._tied = self._tied.headed(PackedMatrix.of)
         return other
 
     def int4(self) -> Gemma:
@@ -224,7 +225,7 @@ class Gemma:
 
     def _lighter(self, lighten: Callable[[Tensor], Matrix], first: int) -> Gemma:
         other = self._with_matrices(lighten, first)
-        other._head = lighten(self.embedding)
+        other._tied = self._tied.headed(lighten, at_once=True)
         return other
 
     def _with_matrices(self, make: Callable[[Tensor], Matrix], first: int) -> Gemma:
@@ -277,9 +278,18 @@ class Gemma:
         width = self.config.kv_heads * self.config.head_dim
         return Cache(self.config.layers, width, dtype=self.dtype, device=self.device)
 
+    @property
+    def embedding(self) -> Tensor:
+        """``[V, D]``, as it is in the file."""
+        return self._tied.table
+
     def embed(self, ids: Tensor) -> Tensor:
         """``ids [M]`` int64 to ``[M, D]``."""
-        return F.embedding(ids, self.embedding) * self._embed_scale
+        return self._tied.embed(ids)
+
+    def head(self, rows: Tensor | None = None) -> Tensor:
+        """Rows ``[K]`` of the vocabulary, or all: ``[K, D]`` in this model's dtype."""
+        return self._tied.rows(rows)
 
     def norm(self, h: Tensor) -> Tensor:
         """The final norm, ``[M, D]`` to ``[M, D]``."""
@@ -288,11 +298,7 @@ class Gemma:
     def logits(self, h: Tensor, rows: Tensor | None = None) -> Tensor:
         """Normed ``h [M, D]`` to fp32 logits over the vocabulary ``[M, V]``, or over ``rows [K]`` of it."""
         # 2-D on purpose: a 3-D input to a frozen bf16 head is an order of magnitude slower on the CPU.
-        if rows is not None:
-            return F.linear(h, self.embedding.index_select(0, rows)).float()
-        if self._pack_head:
-            self._head, self._pack_head = PackedMatrix.of(self.embedding), False
-        return product(h, self._head, LastCodes()).float()
+        return self._tied.logits(h) if rows is None else F.linear(h, self.head(rows)).float()
 
     def run(
         self,

@@ -31,10 +31,8 @@ def head_loss(model: Gemma, h: Tensor, targets: Tensor, vocabulary: Tensor | Non
         for part, wanted in parts:
             total += F.cross_entropy(model.logits(part), wanted, reduction="sum")
         return total
-    if vocabulary is None:
-        head = model.embedding
-    else:
-        head = model.embedding.index_select(0, vocabulary)
+    head = model.head(vocabulary)
+    if vocabulary is not None:
         targets = torch.searchsorted(vocabulary, targets)
     result: Tensor = _HeadLoss.apply(h, head, targets)  # type: ignore[no-untyped-call]
     return result

@@ -13,6 +13,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from fleet.engine.precision import has_bf16_products
+
 HINT = 32
 """Rows that the order is chosen for; it serves any number."""
 
@@ -45,18 +47,14 @@ class PackedMatrix:
         return y
 
 
-def can_pack(weight: Tensor) -> bool:
-    """Whether this build and processor have such products for the matrix's device and dtype."""
-    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _has_bf16()
-
-
 @cache
-def _has_bf16() -> bool:
+def can_pack(device: str, dtype: torch.dtype) -> bool:
+    """Whether this build and processor have such products for matrices there and of this dtype."""
+    if device != "cpu" or not (dtype == torch.float32 or (dtype == torch.bfloat16 and has_bf16_products())):
+        return False
     try:
-        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return False
-        matrix = PackedMatrix.of(torch.eye(64, dtype=torch.bfloat16))
-        found = matrix.linear(torch.ones(2, 64, dtype=torch.bfloat16))
+        matrix = PackedMatrix.of(torch.eye(64, dtype=dtype))
+        found = matrix.linear(torch.ones(2, 64, dtype=dtype))
     except (AttributeError, NotImplementedError, RuntimeError):
         return False
     return bool((found == 1).all())

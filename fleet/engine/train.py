@@ -44,7 +44,7 @@ SAVING_APART = 10
 class TrainTask:
     """One task of a cohort; ``validate`` says how good the adapter in a bank's slot is on held-out rows.
 
-    What it is given is the adapter as it would serve, in the base's dtype.
+    What it is given is the adapter as it would serve: rounded as its files are, in the base's dtype.
     """
 
     spec: TaskSpec
@@ -299,7 +299,7 @@ class _Cohort:
         started = time.monotonic()
         adapter = self.bank.adapter(member.slot)
         try:
-            score = self.tasks[member.slot].validate(AdapterBank.alone(self.model, adapter), 0)
+            score = self.tasks[member.slot].validate(AdapterBank.alone(self.model, adapter.rounded()), 0)
         except Exception as error:  # one task's failing validation is that task's failure
             log.exception("validation of %s failed", member.spec.name)
             member.error = f"validation failed: {type(error).__name__}: {error}"

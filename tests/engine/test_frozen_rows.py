@@ -38,7 +38,7 @@ def test_nothing_is_computed_beyond_the_room(tiny_base_folder: Path, monkeypatch
     every, room, micro = rows(), 50, 20
     roomy = FrozenRows(model, 2)
     roomy.prepare(0, every)
-    monkeypatch.setattr(frozen_rows, "KEPT_TRUNK_TOKENS", room)
+    monkeypatch.setattr(frozen_rows, "KEPT_TRUNK_BYTES", room * model.config.hidden * 4)
     monkeypatch.setattr(frozen_rows, "MICRO_TOKENS", micro)
     watched = Watched(model)
     small = FrozenRows(cast(Gemma, watched), 2)
