@@ -12,8 +12,8 @@ take turns with the engine's own work, because both drift together:
 - training: ``train_cohort`` of one task without its trunk pass: adapted layers forward and the gradient
   of their inputs (twice), the adapter's own products and attention's (thrice);
 - decode: one more token a row behind 64; bytes are those of the weights that a step must read once, in
-  bf16 in both orders and in 4 bits, with a few rows of the head (a constrained answer) and with all of it
-  (free text).
+  what the processor multiplies (bf16, else fp32) in both orders and in 4 bits, with a few rows of the head
+  (a constrained answer) and with all of it (free text).
 
 The head, norms, rotary embeddings and the optimiser count as time, not as operations.
 """
@@ -38,6 +38,7 @@ from fleet.engine.batch import Batch
 from fleet.engine.cache import Cache
 from fleet.engine.gemma import Gemma, GemmaConfig
 from fleet.engine.int4 import BLOCK
+from fleet.engine.precision import has_bf16_products
 from fleet.engine.prompt import Renderer
 from fleet.engine.specs import LORA_TARGETS, Example, LabelSpec, LoraSpec, PromptSpec, TaskSpec, TrainSpec
 from fleet.engine.train import TrainTask, Validation, train_cohort
@@ -125,7 +126,8 @@ def fill(report: Report, works: Sequence[Work], runs: dict[str, list[Run[float |
         for name, each in runs.items()
     }
     every = [work for work in works if not work.threads]
-    peak = max(w.operations / seconds[w.name] for w in every if w.kind == "bf16 product")
+    kind = "bf16" if has_bf16_products() else "f32"
+    peak = max(w.operations / seconds[w.name] for w in every if w.kind == f"{kind} product")
     read = max(w.bytes / seconds[w.name] for w in every if w.kind == "sum")
     for work in works:
         rate, speed = work.operations / seconds[work.name], work.bytes / seconds[work.name]
@@ -143,8 +145,8 @@ def fill(report: Report, works: Sequence[Work], runs: dict[str, list[Run[float |
             }
         )
         if share is not None:
-            report.ratios[f"{work.name}, share of {'memory' if work.bytes else 'bf16 peak'}"] = share
-    report.notes.append(f"bf16 peak {peak / 1e9:.0f} GFLOP/s, memory read at {read / 1e9:.1f} GB/s")
+            report.ratios[f"{work.name}, share of {'memory' if work.bytes else f'{kind} peak'}"] = share
+    report.notes.append(f"{kind} peak {peak / 1e9:.0f} GFLOP/s, memory read at {read / 1e9:.1f} GB/s")
     report.aim([name for name in report.ratios if name.startswith("prefill")][-1], at_least=TARGET)
 
 
@@ -247,14 +249,15 @@ def decodes(models: Mapping[str, Gemma], size: Size) -> list[Work]:
     body = config.layers * sum(math.prod(target_shape(config, target)) for target in LORA_TARGETS)
     works = []
     for weights, model in models.items():
-        each = 0.5 + 4 / BLOCK if weights == "int4" else 2.0  # with a scale and a zero point a block
+        # Of a block of 4 bits also its scale and zero point.
+        each = 0.5 + 4 / BLOCK if weights == "int4" else model.dtype.itemsize
         for rows in size.batches:
             cache = model.cache()
             cache.reserve(rows, size.tokens + 1)
             ids, batch = _ids(config, rows), Batch.of([1] * rows, [size.tokens] * rows)
             for head, label in ((few, "3 rows of the head"), (None, "the whole head")):
                 call = partial(_decode, model, size.steps, ids, batch, cache, head)
-                # A few rows of the head are always bf16.
+                # A few rows of the head are always the file's bf16.
                 read = body * each + config.hidden * (config.vocab * each if head is None else len(few) * 2)
                 works.append(
                     Work("decode", f"{weights}, batch {rows}, {label}", call, bytes=read * size.steps)

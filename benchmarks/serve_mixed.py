@@ -48,6 +48,7 @@ from benchmarks.serving.clients import Answered, Server, Window, closed_loop, pe
 from benchmarks.serving.contenders import LLAMA, NAMES, OURS, PEFT, SAME_WEIGHTS, Contenders, Setup
 from benchmarks.serving.experts import DISTINCT, write_experts
 from benchmarks.serving.workload import KINDS, Job, Workload, read_texts
+from fleet.engine.precision import native_dtype
 from fleet.engine.specs import LoraSpec
 
 CLIENTS = {"classification": 32, "extraction": 32, "mix": 32, "text": 8, "stream": 1}
@@ -301,7 +302,7 @@ def _plans(arguments: argparse.Namespace) -> list[Plan]:
 
 def _setup(arguments: argparse.Namespace, plans: Sequence[Plan], base: Path, place: Path) -> Setup:
     # The tiny base in fp32: engines round so little that every answer must be the same.
-    dtype = torch.float32 if arguments.smoke else torch.bfloat16
+    dtype = torch.float32 if arguments.smoke else native_dtype()
     lora = LoraSpec(rank=4, alpha=8.0, layers=(2, 6)) if arguments.smoke else LoraSpec()
     slots = max(max(plan.experts) for plan in plans)
     return Setup(

@@ -4,7 +4,8 @@ Kindnesses without which the comparison is a lie: every adapter may stay loaded;
 straight to a replica, without a hop between; Serve's batching puts a replica's requests of one model together
 (``WAIT``, ``BATCH``); a label takes one forward pass in which the labels' first tokens are compared, and no
 more of the vocabulary's logits than the last position's; weights say that they want a gradient (frozen bf16
-ones take a slow path for 3-D inputs); adapters stay bf16; forward passes run beside the event loop.
+ones take a slow path for 3-D inputs); adapters stay bf16, or all is fp32 on a processor without bf16
+products; forward passes run beside the event loop.
 ``generate`` instead does what most would write: as many tokens as the longest label has. Knows nothing of
 our engine.
 """
@@ -23,6 +24,8 @@ from ray import serve
 from starlette.requests import Request
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from fleet.engine.precision import has_bf16_products, native_dtype
 
 MOST_MODELS = 1000
 BATCH = 32
@@ -56,7 +59,7 @@ class PeftPeer:
         torch.set_num_threads(settings.threads)
         self._adapters = settings.adapters
         tokenizer = PreTrainedTokenizerFast.from_pretrained(settings.base)
-        model = AutoModelForCausalLM.from_pretrained(settings.base, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_pretrained(settings.base, dtype=native_dtype())
         self._tokenizer, self._bare = tokenizer, model
         self._model: PeftModel | None = None
         self._suffix = tokenizer(settings.suffix, add_special_tokens=False)["input_ids"]
@@ -127,7 +130,7 @@ class PeftPeer:
         return [text.strip() for text in self._tokenizer.batch_decode(out[:, ids.shape[1] :])]
 
     def _load(self, model: str) -> None:
-        options = {"autocast_adapter_dtype": False, "low_cpu_mem_usage": True}
+        options = {"autocast_adapter_dtype": not has_bf16_products(), "low_cpu_mem_usage": True}
         if self._model is None:
             self._model = PeftModel.from_pretrained(
                 self._bare, self._adapters[model], adapter_name=model, **options

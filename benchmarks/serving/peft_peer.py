@@ -2,7 +2,7 @@
 
 Kindnesses without which the comparison is a lie: frozen bf16 weights take a slow path for 3-D inputs on
 the CPU, so all weights say that they want a gradient (none is computed); adapters are not widened to
-fp32, as PEFT does unless told; only the last position's logits are computed.
+fp32, as PEFT does unless told, where the model is bf16; only the last position's logits are computed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Peft:
     ) -> None:
         self._tokenizer = tokenizer
         model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-        options = {"autocast_adapter_dtype": False, "low_cpu_mem_usage": True}
+        options = {"autocast_adapter_dtype": dtype == torch.float32, "low_cpu_mem_usage": True}
         self._model = PeftModel.from_pretrained(model, adapters[0], adapter_name="0", **options)
         for number, folder in enumerate(adapters[1:], start=1):
             self._model.load_adapter(folder, adapter_name=str(number), **options)

@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 import trl.trainer.utils
 from datasets import Dataset
 from peft import LoraConfig
@@ -32,6 +31,7 @@ from benchmarks.training.course import Course, Trained, read_lesson, token_rows
 from benchmarks.training.settings import Settings
 from fleet.engine.adapters import Adapter, load_adapter
 from fleet.engine.base import load_base
+from fleet.engine.precision import has_bf16_products, native_dtype
 from fleet.engine.prompt import TokenRow
 from fleet.engine.specs import LORA_TARGETS, LoraSpec, TaskSpec
 
@@ -94,7 +94,7 @@ class TrlPeer:
     def _trainer(self, spec: TaskSpec, rows: list[TokenRow], course: Course, scratch: str) -> Any:
         settings, train, lora = self._settings, spec.train, self._lora
         model = AutoModelForCausalLM.from_pretrained(
-            self._folder, dtype=torch.bfloat16, attn_implementation=settings.attention
+            self._folder, dtype=native_dtype(), attn_implementation=settings.attention
         )
         return SFTTrainer(
             model=model,
@@ -110,7 +110,7 @@ class TrlPeer:
                 max_grad_norm=train.max_grad_norm,
                 seed=train.seed,
                 use_cpu=True,
-                bf16=settings.autocast,
+                bf16=settings.autocast and has_bf16_products(),
                 gradient_checkpointing=settings.checkpointing,
                 completion_only_loss=True,
                 max_length=None,
