@@ -112,6 +112,11 @@ def serve(
     from fleet.stores import base_folder
     from fleet.whereabouts import announce, local_name, only_service
 
+    if weights != "bf16" and address is None:  # a cluster's processors may be others
+        from fleet.engine.weights import weights_fault
+
+        if fault := weights_fault(weights):
+            raise InputError(f"--weights {weights}: {fault}; use bf16")
     base_folder(project)  # converted once, here, where it is seen to take its minute
     port = free_port(host, port)
     ui = with_ui and not is_server(project.tracking_uri)

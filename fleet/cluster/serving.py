@@ -141,12 +141,27 @@ def serving(args: ServeArgs, *, host: str, port: int) -> Iterator[DeploymentHand
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
         handle = serve.run(application(args), name=APPLICATION, route_prefix="/", logging_config=_quiet())
     except RuntimeError as error:
-        raise ClusterError(f"the service does not start: {str(error).strip().splitlines()[0]}") from error
+        reason = str(error).strip().splitlines()[0]
+        with contextlib.suppress(Exception):  # Serve itself may be what does not start
+            deployments = serve.status().applications[APPLICATION].deployments
+            reason = failure({name: each.message for name, each in deployments.items()}) or reason
+            serve.delete(APPLICATION)
+        raise ClusterError(f"the service does not start: {reason}") from error
     try:
         yield handle
     finally:
         with contextlib.suppress(Exception):
             serve.shutdown()
+
+
+def failure(messages: Mapping[str, str]) -> str:
+    """Of what Serve says of deployments, why they do not start: the last line of each traceback."""
+    found = []
+    for name, message in messages.items():
+        if lines := message.strip().splitlines():
+            kind, colon, said = lines[-1].partition(": ")
+            found.append(f"{name}: {said if colon and kind.startswith('fleet.') else lines[-1]}")
+    return "; ".join(found)
 
 
 def _quiet() -> dict[str, object]:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fleet.engine.gemma import Gemma
+from fleet.engine.int8 import kernel_fault
 from fleet.engine.specs import Weights
+
+
+def weights_fault(weights: Weights) -> str | None:
+    """Why this machine's processor cannot answer in these weights; None if it can."""
+    return kernel_fault() if weights == "int8" else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,15 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from hosting import TEXTS, story_versions, three_experts
 from ray.cluster_utils import Cluster
 from service import sent
 from waiting import until
 
+from fleet.cli.main import main
 from fleet.cli.serve import serve
-from fleet.cluster.serving import ServeArgs, free_port, serving
+from fleet.cluster.serving import ServeArgs, failure, free_port, serving
 from fleet.host import Host
 from fleet.job import Job
 from fleet.registry.version import VersionInfo
@@ -119,6 +121,30 @@ def test_keys_and_metrics_reach_through_all_the_hops(client: httpx.Client, shop:
     for name in secrets:
         revoke_key(file, name)
     until(lambda: get("/v1/experts", "part").status_code == 401)
+
+
+def test_a_service_that_does_not_start_says_why() -> None:
+    raised = "fleet.errors.InputError: --weights int8: this processor lacks something; use bf16"
+    trace = f"The deployment failed to start 3 times in a row.\n  File replica.py, line 1\n{raised}"
+    assert failure({"watcher": "", "host": trace}) == (
+        "host: --weights int8: this processor lacks something; use bf16"
+    )
+    assert failure({"host": "MemoryError", "ingress": "OSError: no space\n"}) == (
+        "host: MemoryError; ingress: OSError: no space"
+    )
+    assert failure({"watcher": ""}) == ""
+
+
+def test_weights_that_this_processor_cannot_multiply_are_refused_before_anything_starts(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fleet.engine.weights.kernel_fault", lambda: "its products overflow")
+    monkeypatch.chdir(shop.place.parent)
+    refused = CliRunner().invoke(main, ["serve", "--weights", "int8"])
+    assert (refused.exit_code, refused.stderr) == (
+        2,
+        "Error: --weights int8: its products overflow; use bf16\n",
+    )
 
 
 def test_fleet_serve_has_an_option_for_each_argument_with_the_same_default() -> None:
