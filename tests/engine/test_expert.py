@@ -108,6 +108,21 @@ def test_other_weights_under_the_same_card_are_noticed(made: Made) -> None:
         self_check(made.base, made.bank, 1, SPEC, made.card)
 
 
+@pytest.mark.parametrize(("made_in", "checked_in"), [(0, 1), (1, 0)], ids=["fp32 to bf16", "bf16 to fp32"])
+def test_a_machine_with_other_products_checks_the_same_expert(
+    made: Made, made_in: int, checked_in: int
+) -> None:
+    bases = [load_base(made.base.folder, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    banks = [AdapterBank.alone(base.model, made.adapter) for base in bases]
+    golden = golden_prompts(bases[made_in], banks[made_in], 0, SPEC, ["one job", "another"])
+    card = replace(made.card, golden=golden)
+    self_check(bases[checked_in], banks[checked_in], 0, SPEC, card)
+    flipped = {name: (t if "lora_A" in name else -t) for name, t in made.adapter.tensors.items()}
+    other = AdapterBank.alone(bases[checked_in].model, Adapter(SPEC.adapter, flipped))
+    with pytest.raises(ArtifactError, match="not the weights that were evaluated"):
+        self_check(bases[checked_in], other, 0, SPEC, card)
+
+
 def test_an_unknown_format_is_refused(made: Made, tmp_path: Path) -> None:
     for file in made.folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
