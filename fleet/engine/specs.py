@@ -159,6 +159,6 @@ class Example:
 Weights = Literal["bf16", "int8", "int4"]
 """What the frozen weights are multiplied as. ``bf16``: as they are, in fp32 where the processor has no bf16
 products (``fleet.engine.precision``). ``int8``: 8-bit products of weights and activations above the trunk
-and for the whole head. ``int4``: 4-bit weights in every pass of a job but its first, and for the whole head. An
-expert's own matrices, LoRA or full, stay as they are."""
+and for the whole head. ``int4``: 4-bit weights in every pass of a job but its first, and for the whole head.
+An expert's own matrices, LoRA or full, stay as they are."""
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
