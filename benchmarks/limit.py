@@ -36,7 +36,8 @@ from fleet.engine.adapters import target_shape
 from fleet.engine.base import Base, load_base
 from fleet.engine.batch import Batch
 from fleet.engine.cache import Cache
-from fleet.engine.gemma import Gemma, GemmaConfig
+from fleet.engine.gemma import Gemma
+from fleet.engine.gemma_config import GemmaConfig
 from fleet.engine.int4 import BLOCK
 from fleet.engine.precision import has_bf16_products
 from fleet.engine.prompt import Renderer

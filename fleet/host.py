@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -66,9 +65,6 @@ class Host:
         Experts are checked with the base's own weights, whichever ``weights`` answer. Raises
         ``InputError`` when this base or device has no such weights.
         """
-        self._models = _served(base, weights, depth)
-        if weights != "int8":  # the same numbers in a quicker order: the plain ones need not stay
-            base = replace(base, model=self._models.reader)
         self.base = base
         self.weights: Weights = weights
         self.champions: dict[str, VersionInfo] = {}
@@ -81,6 +77,7 @@ class Host:
         self._registry = registry
         self._cache = cache
         self._depth = depth
+        self._models = _served(base, weights, depth)
         self._deciding = Deciding(base, self.tally)
         self.asking = Asking(base, self._models.reader, depth, max_tokens)
         self._faults: dict[tuple[str, str], str] = {}

@@ -195,7 +195,7 @@ class _Workshop:
         started = time.monotonic()
         try:
             # What is evaluated is what will serve: weights rounded to the file's dtype.
-            outcome = self._evaluate(p, result, result.adapter.rounded(), started)
+            outcome = self._evaluate(p, result, result.adapter.as_stored(), started)
             self._publish(p.assignment, outcome)
         except Exception as error:  # one task's failure is its own
             log.exception("evaluation of %s failed", p.assignment.task)
@@ -269,7 +269,12 @@ class _Workshop:
             params=_flat({**p.assignment.manifest, "schema": None, "data": None, "routing": None}),
             curves=result.curves,
             table=table,
-            tags={**tags, "device": base.model.device, "metric": spec.metric},
+            tags={
+                **tags,
+                "device": base.model.device,
+                "computed_in": "bf16" if base.model.dtype == torch.bfloat16 else "fp32",
+                "metric": spec.metric,
+            },
             scores=list(measured.rows),
             baseline_scores=[] if baseline is None else list(baseline.rows),
             rows_digest=digest_of_rows,

@@ -110,7 +110,7 @@ class Workshop:
             for name, t in bank.parameters(0).items()
         }
         tensors(made)
-        adapter = Adapter(spec.adapter, made).rounded()
+        adapter = Adapter(spec.adapter, made).as_stored()
         bank.load(0, adapter)
         written = ExpertCard(
             task=task,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from fleet.engine.gemma import GemmaConfig
+from fleet.engine.gemma_config import GemmaConfig
 from fleet.engine.specs import LoraSpec
 
 GEMMA_270M = GemmaConfig(

@@ -19,7 +19,8 @@ from benchmarks.on_device.size import Size
 from fleet.engine.adapters import AdapterBank
 from fleet.engine.base import Base
 from fleet.engine.decode import Request
-from fleet.engine.gemma import FINAL_NORM, Gemma, GemmaConfig, weight_name
+from fleet.engine.gemma import FINAL_NORM, Gemma, weight_name
+from fleet.engine.gemma_config import GemmaConfig
 from fleet.engine.label_constraint import LabelConstraint, LabelTrie
 from fleet.engine.specs import Example, LabelSpec, LoraSpec, PromptSpec, TaskSpec, TextSpec, TrainSpec
 from fleet.engine.testing import CORPUS, tiny_tokenizer

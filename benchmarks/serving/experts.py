@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from fleet.engine.adapters import Adapter, AdapterBank, load_adapter, save_adapter
-from fleet.engine.gemma import GemmaConfig
+from fleet.engine.gemma_config import GemmaConfig
 from fleet.engine.specs import LoraSpec
 
 DISTINCT = 16

@@ -112,11 +112,6 @@ def serve(
     from fleet.stores import base_folder
     from fleet.whereabouts import announce, local_name, only_service
 
-    if weights != "bf16" and address is None:  # a cluster's processors may be others
-        from fleet.engine.weights import weights_fault
-
-        if fault := weights_fault(weights):
-            raise InputError(f"--weights {weights}: {fault}; use bf16")
     base_folder(project)  # converted once, here, where it is seen to take its minute
     port = free_port(host, port)
     ui = with_ui and not is_server(project.tracking_uri)
@@ -146,6 +141,11 @@ def serve(
         experts = _experts(project)
         click.echo("starting Ray Serve", err=True)
         session = stack.enter_context(connect(address, telemetry=project.config.telemetry))
+        if weights != "bf16" and session.started:  # a cluster's processors may be others
+            from fleet.engine.weights import weights_fault
+
+            if fault := weights_fault(weights):
+                raise InputError(f"--weights {weights}: {fault}; use bf16")
         # Once more: Ray has set a handler of its own, which ends this process and leaves the service behind.
         stack.enter_context(terminate_as_interrupt())
         stack.enter_context(serving(args, host=host, port=port))

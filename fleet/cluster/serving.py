@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview
 
 from fleet.asking import ROUTED_TOKENS
 from fleet.cluster.ingress import Ingress
@@ -143,9 +144,9 @@ def serving(args: ServeArgs, *, host: str, port: int) -> Iterator[DeploymentHand
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         with contextlib.suppress(Exception):  # Serve itself may be what does not start
-            deployments = serve.status().applications[APPLICATION].deployments
-            reason = failure({name: each.message for name, each in deployments.items()}) or reason
-            serve.delete(APPLICATION)
+            reason = failure(serve.status().applications[APPLICATION].deployments) or reason
+        with contextlib.suppress(Exception):
+            serve.delete(APPLICATION)  # or it tries for ever, on a cluster that stays
         raise ClusterError(f"the service does not start: {reason}") from error
     try:
         yield handle
@@ -154,11 +155,12 @@ def serving(args: ServeArgs, *, host: str, port: int) -> Iterator[DeploymentHand
             serve.shutdown()
 
 
-def failure(messages: Mapping[str, str]) -> str:
+def failure(deployments: Mapping[str, DeploymentStatusOverview]) -> str:
     """Of what Serve says of deployments, why they do not start: the last line of each traceback."""
     found = []
-    for name, message in messages.items():
-        if lines := message.strip().splitlines():
+    for name, deployment in deployments.items():
+        lines = deployment.message.strip().splitlines()
+        if lines and deployment.status in (DeploymentStatus.DEPLOY_FAILED, DeploymentStatus.UNHEALTHY):
             kind, colon, said = lines[-1].partition(": ")
             found.append(f"{name}: {said if colon and kind.startswith('fleet.') else lines[-1]}")
     return "; ".join(found)

@@ -26,8 +26,9 @@ from torch import Tensor
 from fleet.engine.batch import Batch
 from fleet.engine.body import Body
 from fleet.engine.gathered import Gathered, Stacks, pays
-from fleet.engine.gemma import Adapting, Gemma, GemmaConfig
-from fleet.engine.precision import stored
+from fleet.engine.gemma import Adapting, Gemma
+from fleet.engine.gemma_config import GemmaConfig
+from fleet.engine.precision import narrowed, stored
 from fleet.engine.specs import LORA_TARGETS, LoraSpec
 from fleet.engine.tensor_check import check_tensors
 from fleet.errors import ArtifactError
@@ -54,9 +55,9 @@ class Adapter:
     lora: LoraSpec
     tensors: Mapping[str, Tensor]
 
-    def rounded(self) -> Adapter:
-        """What its files hold, in fp32."""
-        return Adapter(self.lora, {name: t.float() for name, t in stored(self.tensors).items()})
+    def as_stored(self) -> Adapter:
+        """What its files hold."""
+        return Adapter(self.lora, stored(self.tensors))
 
     def check(self, config: GemmaConfig) -> None:
         """Raise ``ArtifactError`` unless every matrix is there, fits the base and is finite."""
@@ -198,12 +199,12 @@ class AdapterBank:
     def load(self, slot: int, adapter: Adapter | Body) -> None:
         """Put a checked adapter into a slot. Raises ``ArtifactError`` and leaves the slot as it was.
 
-        LoRA matrices are copied; of a body only the tensors that are not in the bank's dtype and place.
+        LoRA matrices are copied; of a body only the tensors of a wider dtype or in another place.
         """
         adapter.check(self.config)
         if isinstance(adapter, Body):
             self.clear(slot)
-            held = {name: t.to(self._device, self._dtype) for name, t in adapter.tensors.items()}
+            held = {n: narrowed(t, self._dtype).to(self._device) for n, t in adapter.tensors.items()}
             self._bodies[slot] = Body(adapter.full, held)
             return
         self.occupy(slot, adapter.lora)

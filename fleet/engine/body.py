@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fleet.engine.gemma import FINAL_NORM, Gemma, GemmaConfig, weight_name
+from fleet.engine.gemma import FINAL_NORM, Gemma, weight_name
+from fleet.engine.gemma_config import GemmaConfig
 from fleet.engine.precision import stored
 from fleet.engine.specs import FullSpec
 from fleet.engine.tensor_check import check_tensors
@@ -39,9 +40,9 @@ class Body:
         """The base's own layers, which a training starts from; nothing is copied."""
         return cls(full, model.own_weights(full.layers))
 
-    def rounded(self) -> Body:
-        """What its files hold, in fp32."""
-        return Body(self.full, {name: t.float() for name, t in stored(self.tensors).items()})
+    def as_stored(self) -> Body:
+        """What its files hold."""
+        return Body(self.full, stored(self.tensors))
 
     def check(self, config: GemmaConfig) -> None:
         """Raise ``ArtifactError`` unless every weight is there, fits the base and is finite."""

@@ -70,7 +70,7 @@ def write_expert(folder: Path, adapter: Adapter | Body, card: ExpertCard, base_n
 
 
 def read_expert(folder: Path, *, digest: str | None = None) -> tuple[Adapter | Body, ExpertCard]:
-    """Read an artifact; with ``digest`` only if its bytes are those.
+    """Read an artifact; with ``digest`` only if its bytes are those. Tensors are bf16, whoever wrote them.
 
     Raises ``DigestError`` for other bytes, ``ArtifactError`` for what cannot be read.
     """
@@ -91,7 +91,7 @@ def read_expert(folder: Path, *, digest: str | None = None) -> tuple[Adapter | B
         raise ArtifactError(
             f"{folder.name}/{CARD_FILE} has format {card.format}, this release reads {FORMAT}"
         )
-    return adapter, card
+    return adapter.as_stored(), card
 
 
 def _golden(plain: Mapping[str, Any]) -> Golden:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,22 +25,15 @@ from fleet.engine.base_folder import weight_files
 from fleet.engine.batch import Batch
 from fleet.engine.cache import Cache
 from fleet.engine.elementwise import rms_norm, rotate
+from fleet.engine.gemma_config import NORMS, GemmaConfig
 from fleet.engine.int4 import Int4Matrix
 from fleet.engine.int8 import Int8Matrix, LastCodes
 from fleet.engine.matrix import Matrix, product
-from fleet.engine.packed import PackedMatrix, can_pack
+from fleet.engine.packed import PackedMatrix, PackedParts, can_pack
+from fleet.engine.precision import narrowed
 from fleet.engine.specs import LORA_TARGETS
 from fleet.engine.tied import TiedTable
 
-NORMS = (
-    "input_layernorm",
-    "post_attention_layernorm",
-    "pre_feedforward_layernorm",
-    "post_feedforward_layernorm",
-    "self_attn.q_norm",
-    "self_attn.k_norm",
-)
-"""The norms of one layer; its projections are ``LORA_TARGETS``."""
 FINAL_NORM = "model.norm.weight"
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -48,70 +41,6 @@ EMBEDDING = "model.embed_tokens.weight"
 def weight_name(layer: int, name: str) -> str:
     """A layer's projection or norm as transformers' files call it."""
     return f"model.layers.{layer}.{name}.weight"
-
-
-@dataclass(frozen=True, slots=True)
-class GemmaConfig:
-    """Shape of a Gemma 3 text model; sizes count elements, ``window`` counts tokens."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp: int
-    vocab: int
-    window: int
-    global_layers: frozenset[int]
-    eps: float
-    attention_scale: float
-    rope_theta: float
-    rope_local_theta: float
-    rope_global_factor: float = 1.0
-    """Divides the positions of global layers (linear rope scaling; 8 in the larger models)."""
-
-    @classmethod
-    def from_json(cls, config: Mapping[str, Any]) -> GemmaConfig:
-        """Read transformers' ``config.json`` of either generation (flat rope keys, ``rope_parameters``)."""
-        layers = int(config["num_hidden_layers"])
-        kinds = config.get("layer_types")
-        if kinds is None:
-            every = int(config.get("sliding_window_pattern", 6))
-            kinds = ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)]
-        rope = config.get("rope_parameters") or {}
-        full = rope.get("full_attention") or {}
-        local = rope.get("sliding_attention") or {}
-        scaling = config.get("rope_scaling") or {}
-        return cls(
-            hidden=int(config["hidden_size"]),
-            layers=layers,
-            heads=int(config["num_attention_heads"]),
-            kv_heads=int(config["num_key_value_heads"]),
-            head_dim=int(config["head_dim"]),
-            mlp=int(config["intermediate_size"]),
-            vocab=int(config["vocab_size"]),
-            window=int(config["sliding_window"]),
-            global_layers=frozenset(i for i, kind in enumerate(kinds) if kind == "full_attention"),
-            eps=float(config.get("rms_norm_eps", 1e-6)),
-            attention_scale=float(config.get("query_pre_attn_scalar", config["head_dim"])) ** -0.5,
-            rope_theta=float(full.get("rope_theta") or config.get("rope_theta") or 1e6),
-            rope_local_theta=float(local.get("rope_theta") or config.get("rope_local_base_freq") or 1e4),
-            rope_global_factor=float(full.get("factor") or scaling.get("factor") or 1.0),
-        )
-
-    def layer_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of one layer's weights by name: projections ``(out, in)``, norms ``(size,)``."""
-        attention, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return {
-            "self_attn.q_proj": (attention, self.hidden),
-            "self_attn.k_proj": (kv, self.hidden),
-            "self_attn.v_proj": (kv, self.hidden),
-            "self_attn.o_proj": (self.hidden, attention),
-            "mlp.gate_proj": (self.mlp, self.hidden),
-            "mlp.up_proj": (self.mlp, self.hidden),
-            "mlp.down_proj": (self.hidden, self.mlp),
-            **{name: (self.head_dim if name.startswith("self_attn.") else self.hidden,) for name in NORMS},
-        }
 
 
 class Adapting(Protocol):
@@ -158,12 +87,15 @@ class _Place:
 
 
 class Gemma:
-    """A frozen Gemma 3 text decoder, which computes in its layers' dtype."""
+    """A frozen Gemma 3 text decoder; all its weights stay as they are in the file (memory-mapped)."""
 
-    def __init__(self, config: GemmaConfig, weights: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, config: GemmaConfig, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None
+    ) -> None:
+        """Computes in ``dtype``, which is not narrower than the weights; None is the embedding's."""
         self.config = config
         self._layers = [_Layer.of(weights, i) for i in range(config.layers)]
-        self.dtype = weights[weight_name(0, LORA_TARGETS[0])].dtype
+        self.dtype = weights[EMBEDDING].dtype if dtype is None else dtype
         self._tied = TiedTable(weights[EMBEDDING], self.dtype)
         self.device = str(self.embedding.device)
         self._attention = Attention(config.heads, config.kv_heads, config.head_dim, config.attention_scale)
@@ -179,8 +111,8 @@ class Gemma:
     def load(cls, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Gemma:
         """Load ``config.json`` and the weights that the fingerprint covers; transformers' format.
 
-        On the CPU in the file's own dtype nothing is copied: processes share the pages. The embedding's are
-        shared in fp32 as well.
+        Weights are bf16 numbers whatever ``dtype`` they are computed in, so that a fingerprint names the
+        same ones everywhere. On the CPU a file of bf16 is not copied: processes share the pages.
 
         Raises ``KeyError`` when a tensor is missing; ``fleet.engine.base`` turns that into advice.
         """
@@ -188,11 +120,9 @@ class Gemma:
         weights: dict[str, Tensor] = {}
         for file in weight_files(folder):
             weights.update(load_file(file, device=device))
-        named = {_plain_name(name): tensor for name, tensor in weights.items()}
-        kept = {EMBEDDING: named[EMBEDDING]} if dtype == torch.float32 else {}
-        # A tensor in the wanted dtype is passed through, so the memory map survives.
-        cast = {name: tensor.to(dtype) for name, tensor in named.items() if name not in kept}
-        return cls(GemmaConfig.from_json(config.get("text_config", config)), kept | cast)
+        # A tensor in that dtype is passed through, so the memory map survives.
+        named = {_plain_name(name): tensor.to(torch.bfloat16) for name, tensor in weights.items()}
+        return cls(GemmaConfig.from_json(config.get("text_config", config)), named, dtype)
 
     def packed(self) -> Gemma:
         """This model with its projections in the order of the CPU's kernels, for serving; the same numbers.
@@ -202,9 +132,9 @@ class Gemma:
         """
         if not can_pack(self.device, self.dtype):
             return self
-        other = self._with_matrices(PackedMatrix.of, 0)
+        other = self._with_matrices(lambda weight: PackedMatrix.of(weight.to(self.dtype)), 0)
         if self._tied.is_plain:  # and not one of 8 bits
-            other._tied = self._tied.headed(PackedMatrix.of)
+            other._tied = self._tied.headed(lambda table: PackedParts.of(table, self.dtype))
         return other
 
     def int4(self) -> Gemma:
@@ -224,6 +154,10 @@ class Gemma:
         return self._lighter(Int8Matrix.of, first)
 
     def _lighter(self, lighten: Callable[[Tensor], Matrix], first: int) -> Gemma:
+        if not all(
+            isinstance(w, Tensor) for layer in self._layers[first:] for w in layer.projections.values()
+        ):
+            raise ValueError("a model in another order has no weights to be made lighter: lighten it before")
         other = self._with_matrices(lighten, first)
         other._tied = self._tied.headed(lighten, at_once=True)
         return other
@@ -262,10 +196,10 @@ class Gemma:
     def with_body(self, layers: tuple[int, int], weights: Mapping[str, Tensor]) -> Gemma:
         """A model with these weights for layers ``[first, last)``, and for the final norm if it is there.
 
-        Names are transformers'. Everything else is shared. Weights of another dtype are cast, and
-        gradients flow through the cast.
+        Names are transformers'. Everything else is shared. Weights of a wider dtype are cast, and
+        gradients flow through the cast; narrower ones are widened as they are used.
         """
-        cast = {name: weight.to(self.dtype) for name, weight in weights.items()}
+        cast = {name: narrowed(weight, self.dtype) for name, weight in weights.items()}
         other = copy.copy(self)
         other._layers = [*self._layers]
         other._layers[slice(*layers)] = [_Layer.of(cast, index) for index in range(*layers)]

@@ -21,7 +21,7 @@ VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 def bound_kernels() -> None:
     """Keep ``KEPT`` of them in this process, unless its environment says otherwise.
 
-    Without effect once a product was computed in bf16 here.
+    Without effect once oneDNN has multiplied here.
     """
     for variable in VARIABLES:
         os.environ.setdefault(variable, str(KEPT))

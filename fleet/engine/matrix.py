@@ -7,9 +7,9 @@ from torch import Tensor
 
 from fleet.engine.int4 import Int4Matrix
 from fleet.engine.int8 import Int8Matrix, LastCodes
-from fleet.engine.packed import PackedMatrix
+from fleet.engine.packed import PackedMatrix, PackedParts
 
-Matrix = Tensor | PackedMatrix | Int4Matrix | Int8Matrix
+Matrix = Tensor | PackedMatrix | PackedParts | Int4Matrix | Int8Matrix
 """``[out, in]`` as it lies in the file, or in an order or in weights that suit a kernel."""
 
 
@@ -17,4 +17,5 @@ def product(x: Tensor, matrix: Matrix, coded: LastCodes) -> Tensor:
     """``x [M, in]`` to ``[M, out]``; ``coded`` holds the 8-bit codes of an ``x`` that comes again."""
     if isinstance(matrix, Int8Matrix):
         return matrix.linear(coded.of(x))
-    return F.linear(x, matrix) if isinstance(matrix, Tensor) else matrix.linear(x)
+    # A file's bf16 in a model of fp32 is widened as it is used: for many rows that costs little.
+    return F.linear(x, matrix.to(x.dtype)) if isinstance(matrix, Tensor) else matrix.linear(x)

@@ -17,6 +17,8 @@ from fleet.engine.precision import has_bf16_products
 
 HINT = 32
 """Rows that the order is chosen for; it serves any number."""
+PART = 2**15
+"""Outputs of a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,23 @@ class PackedMatrix:
         """``linear`` and the product with ``other [M, out]``, entry by entry, in one pass."""
         y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self.packed, None, "mul")
         return y
+
+
+@dataclass(frozen=True, slots=True)
+class PackedParts:
+    """A matrix of many outputs in parts, so that it is never whole in both orders, or widened whole."""
+
+    parts: tuple[PackedMatrix, ...]
+
+    @classmethod
+    def of(cls, weight: Tensor, dtype: torch.dtype) -> PackedParts:
+        """Copy ``[out, in]`` into that order, ``dtype`` wide. Call only where ``can_pack`` says so."""
+        return cls(tuple(PackedMatrix.of(part.to(dtype)) for part in weight.split(PART)))
+
+    def linear(self, x: Tensor) -> Tensor:
+        """``x [M, in]`` to ``[M, out]``, of the same dtype."""
+        products = [part.linear(x) for part in self.parts]
+        return products[0] if len(products) == 1 else torch.cat(products, dim=-1)
 
 
 @cache

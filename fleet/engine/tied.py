@@ -7,6 +7,7 @@ looked up, the whole only where all of it is multiplied, which labels and most r
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 
 import torch
@@ -26,6 +27,7 @@ class TiedTable:
         self._scale = torch.tensor(table.shape[1] ** 0.5).to(dtype).to(table.device)
         self._make: Callable[[Tensor], Matrix] | None = None
         self._head: Matrix | None = None
+        self._making = threading.Lock()
 
     def headed(self, make: Callable[[Tensor], Matrix], *, at_once: bool = False) -> TiedTable:
         """The same table with another form of its head, made when it is first multiplied, or ``at_once``.
@@ -33,7 +35,7 @@ class TiedTable:
         Raises whatever ``make`` does.
         """
         other = copy.copy(self)
-        other._make, other._head = make, None
+        other._make, other._head, other._making = make, None, threading.Lock()
         if at_once:
             other._head = make(self.table)
         return other
@@ -48,19 +50,23 @@ class TiedTable:
         return F.embedding(ids, self.table).to(self.dtype) * self._scale
 
     def rows(self, wanted: Tensor | None = None) -> Tensor:
-        """Rows ``wanted [K]`` of the table, or all of it: ``[K, D]``, to be trained against."""
+        """Rows ``wanted [K]`` of the table, or all of it: ``[K, D]``, to be trained against.
+
+        Raises ``ValueError`` for all of it where the head has another form.
+        """
         if wanted is not None:
             return self.table.index_select(0, wanted).to(self.dtype)
-        if not self.is_plain:
-            return self.table.to(self.dtype)
-        if self._head is None:
-            self._head = self.table.to(self.dtype)
-        assert isinstance(self._head, Tensor)
-        return self._head
+        head = self._whole()
+        if not isinstance(head, Tensor):
+            raise ValueError("a model in another order or lighter weights has no head to be trained against")
+        return head
 
     def logits(self, h: Tensor) -> Tensor:
         """``h [M, D]`` to fp32 logits over the vocabulary ``[M, V]``."""
-        if self._head is None:
-            # Another form of bf16's is made of the file's numbers, of fp32's too.
-            self._head = self.rows() if self._make is None else self._make(self.table.to(self.dtype))
-        return product(h, self._head, LastCodes()).float()
+        return product(h, self._whole(), LastCodes()).float()
+
+    def _whole(self) -> Matrix:
+        with self._making:  # two threads would make two of them
+            if self._head is None:
+                self._head = self.table.to(self.dtype) if self._make is None else self._make(self.table)
+            return self._head

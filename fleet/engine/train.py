@@ -119,7 +119,8 @@ def train_cohort(
     ``checkpoint`` is a folder that is read at the start, if something is in it, and written every
     ``checkpoint_seconds`` (more rarely where writing takes more than a tenth of that) and at each epoch's
     end; a run killed and started again with the same arguments gives the same adapters as one that was
-    not, on the CPU bit for bit. ``KeyboardInterrupt`` leaves a fresh checkpoint behind.
+    not, bit for bit on processors that compute alike (``fleet.engine.precision``). ``KeyboardInterrupt``
+    leaves a fresh checkpoint behind.
 
     Raises ``TrainingError`` when no task can be trained at all, such as for a checkpoint of other tasks.
     """
@@ -299,7 +300,7 @@ class _Cohort:
         started = time.monotonic()
         adapter = self.bank.adapter(member.slot)
         try:
-            score = self.tasks[member.slot].validate(AdapterBank.alone(self.model, adapter.rounded()), 0)
+            score = self.tasks[member.slot].validate(AdapterBank.alone(self.model, adapter.as_stored()), 0)
         except Exception as error:  # one task's failing validation is that task's failure
             log.exception("validation of %s failed", member.spec.name)
             member.error = f"validation failed: {type(error).__name__}: {error}"

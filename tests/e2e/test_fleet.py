@@ -158,8 +158,13 @@ def test_the_fleet_is_served_follows_a_promotion_and_ends_when_it_is_told(fleet:
     process = fleet.start("serve", "--port", str(port))
     try:
         assert process.stdout is not None
-        said = iter(process.stdout.readline, "")
-        assert any(f"http://127.0.0.1:{port}" in line for line in said), "it ended before it answered"
+        said: list[str] = []
+        for line in iter(process.stdout.readline, ""):
+            said.append(line)
+            if f"http://127.0.0.1:{port}" in line:
+                break
+        else:
+            raise AssertionError(f"it ended before it answered: {''.join(said)}")
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
 
             def version() -> int:

@@ -14,7 +14,8 @@ from fleet.engine.adapters import Adapter, AdapterBank, Slots, _groups
 from fleet.engine.base import load_base
 from fleet.engine.batch import Batch
 from fleet.engine.gathered import Gathered, Stacks, Tiles, pays
-from fleet.engine.gemma import Gemma, GemmaConfig
+from fleet.engine.gemma import Gemma
+from fleet.engine.gemma_config import GemmaConfig
 from fleet.engine.specs import Example, LabelSpec, LoraSpec, PromptSpec, TaskSpec, TrainSpec
 from fleet.engine.train import TrainResult, TrainTask, Validation, train_cohort
 

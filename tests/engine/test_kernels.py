@@ -14,18 +14,21 @@ from fleet.engine.kernels import VARIABLES
 MEET = """
 import psutil, torch
 from fleet.engine.kernels import bound_kernels
+from fleet.engine.packed import PackedMatrix
+from fleet.engine.precision import native_dtype
 
 def private():
     return psutil.Process().memory_full_info().uss / 2**20
 
 bound_kernels()
 torch.set_num_threads(1)
-weight = torch.randn(64, 64).bfloat16()
+dtype = native_dtype()
+matrix = PackedMatrix.of(torch.randn(64, 64, dtype=dtype))
 with torch.inference_mode():
-    torch.nn.functional.linear(torch.zeros(1, 64, dtype=torch.bfloat16), weight)
+    matrix.linear(torch.zeros(1, 64, dtype=dtype))
     before = private()
     for rows in range(2, 900):
-        torch.nn.functional.linear(torch.zeros(rows, 64, dtype=torch.bfloat16), weight)
+        matrix.linear(torch.zeros(rows, 64, dtype=dtype))
 print(private() - before)
 """
 

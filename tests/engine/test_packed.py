@@ -11,7 +11,7 @@ from shop import DEPTH
 
 from fleet.engine.base import Base, load_base
 from fleet.engine.batch import Batch
-from fleet.engine.packed import PackedMatrix, can_pack
+from fleet.engine.packed import PackedMatrix, PackedParts, can_pack
 from fleet.engine.trunk import run_trunk
 
 DTYPES = [
@@ -58,6 +58,20 @@ def test_products_are_those_of_the_plain_matrix(rows: int, dtype: torch.dtype) -
         torch.testing.assert_close(found.float(), wanted, rtol=ROUNDING[dtype], atol=0.3 * ROUNDING[dtype])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parts_are_the_whole_in_order(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleet.engine.packed.PART", 40)
+    weight, x = drawn(torch.bfloat16, 96, 64) / 8, drawn(dtype, 5, 64)
+    found = PackedParts.of(weight, dtype)
+    assert len(found.parts) == 3
+    torch.testing.assert_close(
+        found.linear(x).float(),
+        F.linear(x.float(), weight.float()),
+        rtol=ROUNDING[dtype],
+        atol=0.3 * ROUNDING[dtype],
+    )
+
+
 def test_a_packed_model_computes_what_the_plain_one_does(base: Base) -> None:
     plain, packed = base.model, base.model.packed()
     rounding = ROUNDING[plain.dtype]
@@ -79,8 +93,16 @@ def test_the_head_is_packed_only_when_all_of_it_is_multiplied(base: Base) -> Non
     torch.testing.assert_close(
         packed.logits(h), model.logits(h), rtol=ROUNDING[model.dtype], atol=0.1 * ROUNDING[model.dtype]
     )
-    assert isinstance(packed._tied._head, PackedMatrix)
+    assert isinstance(packed._tied._head, PackedParts)
     assert isinstance(model._tied._head, torch.Tensor)
+
+
+def test_a_packed_model_is_neither_trained_against_nor_made_lighter(base: Base) -> None:
+    packed = base.model.packed()
+    with pytest.raises(ValueError, match="trained against"):
+        packed.head()
+    with pytest.raises(ValueError, match="lighten it before"):
+        packed.int4()
 
 
 def test_where_there_are_no_such_products_the_model_stays_as_it_is(

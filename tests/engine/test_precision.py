@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fleet.engine import precision
+from fleet.engine.adapters import Adapter, AdapterBank
 from fleet.engine.base import Base, load_base
 from fleet.engine.batch import Batch
+from fleet.engine.body import Body
+from fleet.engine.expert import ExpertCard, read_expert, write_expert
 from fleet.engine.loss import head_loss
 from fleet.engine.precision import native_dtype
+from fleet.engine.specs import FullSpec, LoraSpec
 from fleet.engine.testing import write_tiny_base
 from fleet.engine.weights import ServedModels
 
@@ -26,11 +31,9 @@ def test_a_base_is_computed_in_what_the_processor_multiplies(has_bf16: bool, tin
     base = load_base(tiny_base_folder)
     assert base.model.dtype == (torch.bfloat16 if has_bf16 else torch.float32)
     assert base.model.embed(torch.tensor([5])).dtype == base.model.dtype
-    assert {weight.dtype for name, weight in base.model.own_weights((0, 6)).items() if "proj" in name} == {
-        base.model.dtype
-    }
-    # Whatever it computes in, the largest table stays in the file, and its fingerprint is the file's.
-    assert base.model.embedding.dtype == torch.bfloat16
+    # Whatever it computes in, weights stay in the file, and the fingerprint is the file's.
+    matrices = [weight for name, weight in base.model.own_weights((0, 6)).items() if "proj" in name]
+    assert {each.dtype for each in (*matrices, base.model.embedding)} == {torch.bfloat16}
     assert base.fingerprint == load_base(tiny_base_folder, dtype=torch.float32).fingerprint
 
 
@@ -74,12 +77,41 @@ def test_all_of_the_head_is_widened_once_and_its_rows_alone(tiny_base_folder: Pa
     assert torch.equal(model.head(), model.embedding.float())
 
 
-def test_a_base_in_fp32_files_is_taken_as_it_is(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
+def test_a_base_in_fp32_files_has_the_same_numbers_whatever_it_is_computed_in(tmp_path: Path) -> None:
     folder = write_tiny_base(tmp_path / "wide")
     file = folder / "model.safetensors"
-    save_file({name: t.float() for name, t in load_file(file).items()}, file, metadata={"format": "pt"})
-    wide, narrow = load_base(folder, dtype=torch.float32), load_base(folder, dtype=torch.bfloat16)
-    assert wide.model.head() is wide.model.embedding
-    assert narrow.model.embedding.dtype == torch.bfloat16
+    finer = {name: 1.001 * tensor.float() for name, tensor in load_file(file).items()}
+    save_file(finer, file, metadata={"format": "pt"})
+    wide, narrow = (load_base(folder, dtype=dtype).model for dtype in (torch.float32, torch.bfloat16))
+    assert torch.equal(wide.embedding, narrow.embedding)
+    for name, weight in wide.own_weights((0, 6)).items():
+        assert torch.equal(weight, narrow.own_weights((0, 6))[name])
+
+
+def test_a_full_adapter_is_not_held_twice(tiny_base_folder: Path) -> None:
+    model = load_base(tiny_base_folder, dtype=torch.float32).model
+    body = Body.of(model, FullSpec((2, 6))).as_stored()
+    bank = AdapterBank.alone(model, body)
+    held = {t.data_ptr() for name, t in bank.parameters(0).items() if "proj" in name}
+    assert held == {t.data_ptr() for name, t in body.tensors.items() if "proj" in name}
+    ids, batch = torch.tensor([2, *range(7, 30)]), Batch.of([24])
+    with torch.inference_mode():
+        found, expected = (
+            m.run(m.embed(ids), batch, (0, model.config.layers)) for m in (bank.model(model, 0), model)
+        )
+    torch.testing.assert_close(found, expected)
+
+
+def test_an_adapter_of_fp32_files_is_read_as_bf16(tmp_path: Path) -> None:
+    lora = LoraSpec(rank=2, alpha=4.0, layers=(2, 4))
+    config = load_base(write_tiny_base(tmp_path / "base")).model.config
+    bank = AdapterBank(config, 1, 2, (2, 4), dtype=torch.float32)
+    bank.initialise(0, lora, 0)
+    adapter = bank.adapter(0)
+    assert isinstance(adapter, Adapter)
+    card = ExpertCard("toy", {}, "m", "d", "b", "s", 1.0, {}, ())
+    folder = tmp_path / "expert"
+    write_expert(folder, adapter, card, "tiny")
+    save_file(dict(adapter.tensors), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    read, _ = read_expert(folder)
+    assert {tensor.dtype for tensor in read.tensors.values()} == {torch.bfloat16}

@@ -168,6 +168,24 @@ def test_ctrl_c_leaves_a_checkpoint(base: Base, tmp_path: Path) -> None:
     assert difference(whole, resumed) == 0.0
 
 
+@pytest.mark.parametrize("full", [None, (2, 6)], ids=["lora", "full"])
+def test_what_is_validated_is_what_its_files_will_hold(base: Base, full: tuple[int, int] | None) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def validate(bank: AdapterBank, slot: int) -> Validation:
+        seen.append({name: t.detach().clone() for name, t in bank.parameters(slot).items()})
+        return Validation(0.5, 1.0)
+
+    task = replace(make_task(base, "mood", full=full, epochs=1), validate=validate)
+    (result,) = train_cohort(base, [task])
+    assert result.adapter is not None
+    (validated,) = seen
+    trained, stored = result.adapter.tensors, result.adapter.as_stored().tensors
+    assert any(not torch.equal(trained[name].float(), t.float()) for name, t in stored.items())
+    for name, t in stored.items():
+        assert torch.equal(validated[name].float(), t.float())
+
+
 def test_one_failing_task_stops_no_other(base: Base) -> None:
     broken = make_task(base, "broken")
     broken = replace(broken, train=[*broken.train, Example({"text": "x"}, "no such label")])

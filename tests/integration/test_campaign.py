@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from ray.cluster_utils import Cluster
 
@@ -17,6 +18,10 @@ import fleet.router_release
 from fleet.assignment import TaskOutcome, assign
 from fleet.campaign import CampaignReport, run_campaign
 from fleet.data.rows import load_task_rows
+from fleet.engine.adapters import Adapter, AdapterBank
+from fleet.engine.body import Body
+from fleet.engine.expert import read_expert
+from fleet.engine.gemma import Gemma
 from fleet.engine.int8 import kernel_fault
 from fleet.engine.specs import Weights
 from fleet.engine.testing import write_tiny_base
@@ -191,6 +196,33 @@ def test_a_broken_task_is_a_failed_row_and_the_others_train(root: Path, ray_clus
     assert watch.tasks == ["weather"]  # nothing of it was started
     with pytest.raises(ManifestError, match="did you mean weather"):
         campaign(root, ray_cluster, ["wether"])
+
+
+def test_what_is_evaluated_is_what_is_registered(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project.find(root)
+    manifest = project.task("weather")
+    judged: list[Adapter | Body] = []
+    alone = AdapterBank.alone
+
+    def seen(model: Gemma, adapter: Adapter | Body) -> AdapterBank:
+        judged.append(adapter)
+        return alone(model, adapter)
+
+    monkeypatch.setattr(AdapterBank, "alone", seen)
+    (outcome,) = train_assignments(
+        [assign(manifest, load_task_rows(root, manifest), open_base(project).fingerprint)],
+        base_name="base",
+        root=root,
+        storage=Storage(str(tmp_path / "storage")),
+        scratch=tmp_path / "scratch",
+        cache_dir=tmp_path,
+    )
+    assert outcome.error is None
+    registered, _ = read_expert(tmp_path / "scratch" / outcome.artifact, digest=outcome.digest)
+    for name, tensor in registered.tensors.items():
+        assert torch.equal(judged[-1].tensors[name].float(), tensor.float())
 
 
 def test_a_worker_with_another_base_refuses(root: Path, tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,12 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fleet.asking import ROUTED_TOKENS
-from fleet.engine.base import load_base
 from fleet.engine.prompt import Renderer
 from fleet.host import Host
 from fleet.job import Job, Result
 from fleet.project import Project
-from fleet.stores import artifact_cache, open_registry
 from fleet.workshop import DIGITS, EXPLOSIVE, FOX, GREEK, KINDS, LIMIT, RUSSIAN, SHORT, explode_on, open_shop
 
 
@@ -104,17 +100,6 @@ def project(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> 
 @pytest.fixture
 def host(project: Project) -> Host:
     return Host.open(project)
-
-
-def test_a_host_holds_the_base_s_matrices_in_one_order_only(project: Project) -> None:
-    # Where they are not mapped from the file, both orders would be twice the memory.
-    base = load_base(project.root / "base", dtype=torch.float32)
-    plain = weakref.ref(base.model)
-    host = Host(base, open_registry(project), depth=2, cache=artifact_cache(project))
-    assert host.base.fingerprint == base.fingerprint
-    del base
-    gc.collect()
-    assert plain() is None
 
 
 GOOD = [
