@@ -286,8 +286,11 @@ class Follower:
         try:
             checked = self._host.check(info)
         except FleetError as error:
-            self._backoff.put_off(info.key)
             reason = str(error)
+            with self._changed:
+                champion = self._wishes.roster.champions.get(info.task)
+                if champion is None or not _same(champion, info):  # promoted meanwhile, it is tried as such
+                    self._backoff.put_off(info.key)
             self._post(lambda: shadow.quarantine(info, reason))
         else:
             self._backoff.forget(info.key)

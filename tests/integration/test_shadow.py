@@ -222,6 +222,30 @@ def test_a_challenger_that_fails_its_check_is_quarantined_alone_and_tried_again(
         assert answered(live, Job("2", text=TEXTS[0], task="mood")).answers[0].receipt.version == 1
 
 
+def test_a_challenger_promoted_while_its_check_fails_is_told_about_as_champion_at_once(
+    shop: Workshop, roster: Roster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = shop.make("mood", "mood", seed=10, card=lambda card: card.update(seal="0" * 64), promote=False)
+    entered, promoted = threading.Event(), threading.Event()
+    clock = Clock()
+    with shadowing(shop, only(roster, bad), clock=clock) as (live, host):
+        check = host.check
+
+        def slow(info: VersionInfo) -> CheckedExpert:
+            entered.set()
+            assert promoted.wait(SECONDS)
+            return check(info)
+
+        monkeypatch.setattr(host, "check", slow)
+        clock.now += 6  # the first check has failed, the second one begins
+        answered(live, Job("1", text=TEXTS[0], task="mood"))
+        assert entered.wait(SECONDS)
+        live.follow(Roster({**roster.champions, "mood": bad}, roster.router))
+        until(lambda: live._follower._wishes.roster.champions["mood"] == bad)
+        promoted.set()
+        until(lambda: any("seal" in each.reason for each in live.state().standings))
+
+
 def test_a_challenger_that_explodes_at_work_is_quarantined_alone(shop: Workshop, roster: Roster) -> None:
     bomb = shop.make("deep", "deep", tensors=explode_on(shop.base, EXPLOSIVE), promote=False)
     sound = shop.make("deep", "deep", seed=3)
