@@ -108,7 +108,7 @@ class Gemma:
         }
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Gemma:
+    def load(cls, folder: Path, *, device: str = "cpu", dtype: torch.dtype) -> Gemma:
         """Load ``config.json`` and the weights that the fingerprint covers; transformers' format.
 
         Weights are bf16 numbers whatever ``dtype`` they are computed in, so that a fingerprint names the

@@ -18,7 +18,7 @@ from fleet.engine.precision import has_bf16_products
 HINT = 32
 """Rows that the order is chosen for; it serves any number."""
 PART = 2**15
-"""Outputs of a part."""
+"""Outputs that are widened at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +51,15 @@ class PackedMatrix:
 
 @dataclass(frozen=True, slots=True)
 class PackedParts:
-    """A matrix of many outputs in parts, so that it is never whole in both orders, or widened whole."""
+    """A matrix of many outputs, in parts where it must be widened, so that it never is as a whole."""
 
     parts: tuple[PackedMatrix, ...]
 
     @classmethod
     def of(cls, weight: Tensor, dtype: torch.dtype) -> PackedParts:
         """Copy ``[out, in]`` into that order, ``dtype`` wide. Call only where ``can_pack`` says so."""
-        return cls(tuple(PackedMatrix.of(part.to(dtype)) for part in weight.split(PART)))
+        parts = (weight,) if weight.dtype == dtype else weight.split(PART)
+        return cls(tuple(PackedMatrix.of(part.to(dtype)) for part in parts))
 
     def linear(self, x: Tensor) -> Tensor:
         """``x [M, in]`` to ``[M, out]``, of the same dtype."""

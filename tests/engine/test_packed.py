@@ -63,7 +63,7 @@ def test_parts_are_the_whole_in_order(dtype: torch.dtype, monkeypatch: pytest.Mo
     monkeypatch.setattr("fleet.engine.packed.PART", 40)
     weight, x = drawn(torch.bfloat16, 96, 64) / 8, drawn(dtype, 5, 64)
     found = PackedParts.of(weight, dtype)
-    assert len(found.parts) == 3
+    assert len(found.parts) == (1 if dtype == torch.bfloat16 else 3)  # as before where nothing is widened
     torch.testing.assert_close(
         found.linear(x).float(),
         F.linear(x.float(), weight.float()),
