@@ -47,6 +47,8 @@ class Peer:
 
     name: str = "peer"
     generate: bool = False
+    address: str = ""
+    """Of Serve's proxy, which it is behind."""
 
     def requests(self, jobs: Sequence[Job]) -> list[tuple[Request, list[Job]]]:
         by_expert: dict[int, list[Job]] = defaultdict(list)
@@ -56,7 +58,7 @@ class Peer:
 
     def _request(self, expert: int, jobs: Sequence[Job]) -> Request:
         body = json.dumps({"texts": [job.text for job in jobs], "generate": self.generate})
-        return Request(PEER_PATH, body, {"serve_multiplexed_model_id": task_name(expert)})
+        return Request(self.address + PEER_PATH, body, {"serve_multiplexed_model_id": task_name(expert)})
 
     def read(self, body: str, count: int) -> list[Said | str]:
         labels = json.loads(body)["labels"]

@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmarks.serving.workload import Job
 
-PATIENCE = 30.0
-"""Seconds after which a client gives up."""
+PATIENCE = 90.0
+"""Seconds after which a client gives up: more than a service gives a job, so that its own reason is heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Request:
     """One HTTP request."""
 
     path: str
+    """At the service's address; with an address of its own, there."""
     body: str
     headers: Mapping[str, str] = field(default_factory=dict)
 

@@ -133,6 +133,7 @@ def standing(setup: Setup, stock: Stock, *, peer: bool, bare: bool) -> Iterator[
     )
     tokenizer = PreTrainedTokenizerFast.from_pretrained(stock.base_folder)
     address = f"http://127.0.0.1:{port}"
+    behind = _proxy() if peer else ""
     with (
         serving(args, host="127.0.0.1", port=port),
         httpx.Client(base_url=address, timeout=60.0) as client,
@@ -144,13 +145,20 @@ def standing(setup: Setup, stock: Stock, *, peer: bool, bare: bool) -> Iterator[
             client,
             Workload(tokenizer, read_texts()),
             BareEngine(str(stock.root), setup.rivals, setup.threads, setup.weights) if bare else None,
-            (Peer(), Peer("peer, generate", generate=True)) if peer else (),
+            (Peer(address=behind), Peer("peer, generate", True, behind)) if peer else (),
         )
         if peer:
             _start_peer(setup, stock)
         stage.wait_until_ready([task_name(expert) for expert in experts])
         _warm(stage)
         yield stage
+
+
+def _proxy() -> str:
+    """Have Serve listen itself, which our service does not need it for; the address."""
+    port = free_port("127.0.0.1", 0)
+    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+    return f"http://127.0.0.1:{port}"
 
 
 def _start_peer(setup: Setup, stock: Stock) -> None:

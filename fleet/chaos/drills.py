@@ -27,6 +27,8 @@ from fleet.chaos.poison import poison as send_poison
 from fleet.live import Limits
 from fleet.registry.version import VersionInfo
 
+CUTS_OFF = "ingress-killed"
+"""Who is killed has the connections: this drill alone may break some."""
 LIVE_SECONDS = 5.0
 """In which a promotion has to be seen everywhere."""
 COLD = 50
@@ -48,6 +50,8 @@ def run_drill(name: str, ground: Ground, *, seconds: float = 60.0) -> DrillFigur
         with contextlib.suppress(Exception):
             ground.promote(ground.story[0])
     load = found.load or LoadFigures()
+    if name != CUTS_OFF:
+        found.expect(load.broken == 0, f"{load.broken} connections broke, and nothing was done to the door")
     return DrillFigures(
         name, time.perf_counter() - began, load, found.notes, (*load.failures, *found.failures)
     )
@@ -336,7 +340,7 @@ def poison(ground: Ground, seconds: float, found: Findings) -> None:
 
 DRILLS: Mapping[str, Drill] = {
     "replica-killed": _kill("host"),
-    "ingress-killed": ingress_killed,
+    CUTS_OFF: ingress_killed,
     "watcher-killed": _kill("watcher"),
     "corrupt-artifact": corrupt_artifact,
     "registry-down": registry_down,

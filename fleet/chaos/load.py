@@ -1,7 +1,7 @@
 """Jobs that come all the time while something breaks, and what became of each. Knows nothing of what breaks.
 
-A client does what its users should: told to come again (429 or 503 with Retry-After), it does, with the same
-job. Every answer is held against what the version on its receipt says, which is known beforehand.
+A client does what its users should: told to come again (429 or 503 with Retry-After), or cut off, it does,
+with the same job. Every answer is held against what the version on its receipt says, which is known before.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ import numpy as np
 from fleet.chaos.case import JOBS
 
 AGAIN = (429, 503)
+BROKEN = (httpx.NetworkError, httpx.RemoteProtocolError)
 PATIENCE = 60.0
 """Seconds for which a client comes again before it calls its job lost."""
+PAUSE = 0.2
+"""Seconds after a connection that broke."""
 SHOWN = 5
 """Faults that are told in words."""
 
@@ -44,6 +47,8 @@ class LoadFigures:
     """With another job's answer, or one that no version gives."""
     misdated: int = 0
     """With what another version says than the one that the receipt names."""
+    broken: int = 0
+    """Times that a connection broke off or was refused, and the client came again."""
     p50_ms: float | None = None
     """From the first try to the answer."""
     p99_ms: float | None = None
@@ -80,6 +85,11 @@ class Load:
             try:
                 response = self._client.post(JOBS, json=body, headers=headers)
             except httpx.HTTPError as error:
+                late = time.perf_counter() - began > self._patience
+                if isinstance(error, BROKEN) and not late:
+                    self._count(broken=1)
+                    time.sleep(PAUSE)
+                    continue
                 self._end("lost", f"{task} {text!r}: {type(error).__name__} {error}")
                 return None
             late = time.perf_counter() - began > self._patience

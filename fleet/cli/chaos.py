@@ -17,7 +17,18 @@ from fleet.cli.output import NONE, cell, console, duration, json_option, print_j
 if TYPE_CHECKING:
     from fleet.chaos.findings import DrillFigures
 
-COLUMNS = ("drill", "jobs", "told to come again", "lost", "mixed", "misdated", "p99", "time", "and")
+COLUMNS = (
+    "drill",
+    "jobs",
+    "told to come again",
+    "cut off",
+    "lost",
+    "mixed",
+    "misdated",
+    "p99",
+    "time",
+    "and",
+)
 
 
 @click.command()
@@ -88,13 +99,14 @@ def _tell(figures: DrillFigures) -> None:
 
 
 def _show(figures: Sequence[DrillFigures]) -> None:
-    made = table(COLUMNS, right=("jobs", "told to come again", "lost", "mixed", "misdated", "p99", "time"))
+    made = table(COLUMNS, right=tuple(each for each in COLUMNS if each not in ("drill", "and")))
     for each in figures:
         load = each.load
         made.add_row(
             cell(each.drill, "red" if each.failures else "green"),
             str(load.jobs),
             str(load.again),
+            str(load.broken),
             str(load.lost),
             str(load.mixed),
             str(load.misdated),

@@ -12,14 +12,19 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+from fastapi import FastAPI
 from grpc.aio import AioRpcError
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from fleet.cluster.keeper import borrowed
+from fleet.cluster.listener import Listener
+from fleet.errors import ClusterError
 from fleet.job import Job, Result
 from fleet.profile import Profile
 from fleet.roster import Roster
@@ -59,7 +64,9 @@ class ReplicaBackend:
     def __init__(self, replicas: Any, watcher: Any, seconds: float) -> None:
         """``seconds`` is how long a job may take that says nothing about it itself."""
         # By gRPC: by reference, a call goes through Ray's object store, which takes longer.
-        self._replicas = replicas.options(_by_reference=False)
+        self._replicas = replicas.options(
+            _by_reference=False, request_serialization="pickle", response_serialization="pickle"
+        )
         self._streaming = self._replicas.options(stream=True)
         self._watcher = watcher
         self._seconds = seconds
@@ -226,14 +233,44 @@ def _late(job: Job) -> Result:
 
 
 class Ingress:
-    """What Serve wraps."""
+    """What Serve wraps: its proxy listens, and sends on what comes."""
 
     def __init__(self, replicas: Any, watcher: Any, settings: WebSettings, seconds: float) -> None:
-        self._backend = ReplicaBackend(replicas, watcher, seconds)
-        self._memory = WatcherMemory(watcher)
-        self._settings = settings
+        self._made = partial(_made, replicas, watcher, settings, seconds)
 
     def __serve_build_asgi_app__(self) -> Any:
-        return make_app(
-            self._backend, version=version("taskfleet"), settings=self._settings, memory=self._memory
-        )
+        return self._made()
+
+
+class Door:
+    """The same, listening itself: nothing of a request passes through another process on its way.
+
+    The watcher keeps the socket. When this process dies, connections that it had break; new ones wait for the
+    next one.
+    """
+
+    async def __init__(  # type: ignore[misc]  # awaited
+        self, replicas: Any, watcher: Any, settings: WebSettings, seconds: float, host: str, port: int
+    ) -> None:
+        """Raises ``ClusterError`` when the port cannot be had."""
+        app = _made(replicas, watcher, settings, seconds)
+        door = borrowed(await watcher.door.remote(host, port))
+        self._listener = Listener(app, door)
+
+    async def check_health(self) -> None:
+        """For Serve, which starts another one instead of one that raises."""
+        if not self._listener.running:
+            raise ClusterError("the server that listens has ended")
+
+    async def __del__(self) -> None:
+        """Serve's way to say that it is over."""
+        await self._listener.stop()
+
+
+def _made(replicas: Any, watcher: Any, settings: WebSettings, seconds: float) -> FastAPI:
+    return make_app(
+        ReplicaBackend(replicas, watcher, seconds),
+        version=version("taskfleet"),
+        settings=settings,
+        memory=WatcherMemory(watcher),
+    )

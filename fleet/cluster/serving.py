@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview
 
 from fleet.asking import ROUTED_TOKENS
-from fleet.cluster.ingress import Ingress
+from fleet.cluster.ingress import Door, Ingress
 from fleet.cluster.proxy import LONG_MESSAGES
 from fleet.cluster.replica import Replica, ReplicaSettings
 from fleet.cluster.scaling import bounds
@@ -37,7 +37,7 @@ ONE_LOOP = {
 }
 """Of processes whose event loop nothing of ours blocks; Serve would pass every call from thread to thread."""
 HEAD = {"node:__internal_head__": 0.001}
-"""Where Serve's controller and proxy are: what is in front of the replicas is not lost with another node."""
+"""Where Serve's controller is: what is in front of the replicas is not lost with another node."""
 
 
 class ServeArgs(BaseModel):
@@ -85,10 +85,13 @@ class ServeArgs(BaseModel):
         return root
 
 
-def application(args: ServeArgs | Mapping[str, Any]) -> serve.Application:
+def application(
+    args: ServeArgs | Mapping[str, Any], listen: tuple[str, int] | None = None
+) -> serve.Application:
     """What ``serve deploy`` builds from a config file, whose ``args`` are a mapping, and ``fleet serve``.
 
-    Raises ``pydantic.ValidationError`` for arguments that do not fit.
+    The ingress listens itself at this host and port of the head, else Serve's proxy does it, where and as the
+    config file says. Raises ``pydantic.ValidationError`` for arguments that do not fit.
     """
     if not isinstance(args, ServeArgs):
         args = ServeArgs.model_validate(args)
@@ -126,10 +129,10 @@ def application(args: ServeArgs | Mapping[str, Any]) -> serve.Application:
         )
         .bind(settings, bound)
     )
-    ingress = serve.deployment(serve.ingress()(Ingress)).options(
+    ingress = serve.deployment(serve.ingress()(Ingress) if listen is None else Door).options(
         name="ingress", max_ongoing_requests=10_000, ray_actor_options={**front, **quick}
     )
-    return ingress.bind(hosts, bound, web, args.seconds)
+    return ingress.bind(hosts, bound, web, args.seconds, *(listen or ()))
 
 
 @contextmanager
@@ -139,8 +142,10 @@ def serving(args: ServeArgs, *, host: str, port: int) -> Iterator[DeploymentHand
     Raises ``ClusterError`` when it does not come up.
     """
     try:
-        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
-        handle = serve.run(application(args), name=APPLICATION, route_prefix="/", logging_config=_quiet())
+        serve.start(proxy_location="Disabled")
+        handle = serve.run(
+            application(args, (host, port)), name=APPLICATION, route_prefix=None, logging_config=_quiet()
+        )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         with contextlib.suppress(Exception):  # Serve itself may be what does not start

@@ -2,8 +2,8 @@
 
 Replicas ask with a long poll that doubles as their sign of life. Polling is the truth; a hint only makes the
 next look come at once. A registry that does not answer changes nothing: what was known last goes on, also
-for replicas that begin meanwhile and for a watcher that starts anew. Keeps results by idempotency key for
-when the ingress dies; knows nothing else of jobs.
+for replicas that begin meanwhile and for a watcher that starts anew. Keeps the listening socket, and results
+by idempotency key, for when the ingress dies; knows nothing else of jobs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleet.cluster.keeper import SocketKeeper
 from fleet.cluster.tags import VersionTags
 from fleet.errors import FleetError
 from fleet.live import LiveState
@@ -52,6 +53,7 @@ class Watcher:
 
     async def __init__(self, root: str, *, poll_seconds: float = POLL_SECONDS) -> None:  # type: ignore[misc]  # awaited
         """Look once, and go on looking."""
+        self._door: SocketKeeper | None = None
         self._project = Project.find(root)
         self._registry: Registry = open_registry(self._project)
         self._poll = poll_seconds
@@ -71,6 +73,11 @@ class Watcher:
         # Whoever knows something does not wait for a registry that hangs.
         await asyncio.wait({looking}, timeout=None if self._roster is None else PATIENCE_SECONDS)
         self._watching = asyncio.create_task(self._watch(looking))
+
+    def __del__(self) -> None:
+        """Serve's way to say that it is over."""
+        if self._door is not None:
+            self._door.close()
 
     async def first(self) -> Roster | None:
         """What is known; None while nothing ever was."""
@@ -103,6 +110,15 @@ class Watcher:
     async def keep(self, key: str, kept: Kept) -> Kept:
         """Keep what an idempotency key is given, unless something is there; what holds from now on."""
         return await self._given.keep(key, kept)
+
+    async def door(self, host: str, port: int) -> str:
+        """Where an ingress of this machine is lent the socket that it listens on, always the same one.
+
+        Raises ``ClusterError`` when the port cannot be had.
+        """
+        if self._door is None:
+            self._door = SocketKeeper(host, port)
+        return self._door.path
 
     async def state(self) -> ServiceState:
         """How the service stands; a watcher that starts anew waits until it has heard from somebody."""
