@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from fleet.chaos.findings import Drill, DrillFigures, Findings, ready, under_load
+from fleet.chaos.findings import CLIENTS, Drill, DrillFigures, Findings, ready, under_load
 from fleet.chaos.ground import REPLICAS, Ground
 from fleet.chaos.hang import registry_hangs
 from fleet.chaos.load import LoadFigures
@@ -28,7 +28,7 @@ from fleet.live import Limits
 from fleet.registry.version import VersionInfo
 
 CUTS_OFF = "ingress-killed"
-"""Who is killed has the connections: this drill alone may break some."""
+"""Who is killed has the connections: this drill alone may break some, one of each client."""
 LIVE_SECONDS = 5.0
 """In which a promotion has to be seen everywhere."""
 COLD = 50
@@ -50,8 +50,8 @@ def run_drill(name: str, ground: Ground, *, seconds: float = 60.0) -> DrillFigur
         with contextlib.suppress(Exception):
             ground.promote(ground.story[0])
     load = found.load or LoadFigures()
-    if name != CUTS_OFF:
-        found.expect(load.broken == 0, f"{load.broken} connections broke, and nothing was done to the door")
+    most = CLIENTS if name == CUTS_OFF else 0
+    found.expect(load.broken <= most, f"{load.broken} connections broke, where at most {most} may")
     return DrillFigures(
         name, time.perf_counter() - began, load, found.notes, (*load.failures, *found.failures)
     )
@@ -340,8 +340,8 @@ def poison(ground: Ground, seconds: float, found: Findings) -> None:
 
 DRILLS: Mapping[str, Drill] = {
     "replica-killed": _kill("host"),
-    CUTS_OFF: ingress_killed,
     "watcher-killed": _kill("watcher"),
+    CUTS_OFF: ingress_killed,  # after the watcher, whose successor must have the socket too
     "corrupt-artifact": corrupt_artifact,
     "registry-down": registry_down,
     "registry-hangs": registry_hangs,

@@ -21,7 +21,8 @@ import numpy as np
 from fleet.chaos.case import JOBS
 
 AGAIN = (429, 503)
-BROKEN = (httpx.NetworkError, httpx.RemoteProtocolError)
+BROKEN = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+"""A connection that there was; one that is refused is a job lost."""
 PATIENCE = 60.0
 """Seconds for which a client comes again before it calls its job lost."""
 PAUSE = 0.2
@@ -48,7 +49,7 @@ class LoadFigures:
     misdated: int = 0
     """With what another version says than the one that the receipt names."""
     broken: int = 0
-    """Times that a connection broke off or was refused, and the client came again."""
+    """Times that a connection broke off, and the client came again."""
     p50_ms: float | None = None
     """From the first try to the answer."""
     p99_ms: float | None = None

@@ -22,7 +22,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from fleet.cluster.keeper import borrowed
+from fleet.cluster.keeper import SocketKeeper, borrowed
 from fleet.cluster.listener import Listener
 from fleet.errors import ClusterError
 from fleet.job import Job, Result
@@ -253,14 +253,34 @@ class Door:
         self, replicas: Any, watcher: Any, settings: WebSettings, seconds: float, host: str, port: int
     ) -> None:
         """Raises ``ClusterError`` when the port cannot be had."""
-        app = _made(replicas, watcher, settings, seconds)
-        door = borrowed(await watcher.door.remote(host, port))
-        self._listener = Listener(app, door)
+        self._watcher, self._address, self._over = watcher, (host, port), False
+        self._listener = Listener(_made(replicas, watcher, settings, seconds))
+        door = await asyncio.to_thread(borrowed, await watcher.door.remote(host, port))
+        self._kept = SocketKeeper(door.dup())
+        await self._listener.start(door)
 
     async def check_health(self) -> None:
-        """For Serve, which starts another one instead of one that raises."""
+        """For Serve, which starts another one instead of one that raises. A watcher that is new is lent the
+        socket on the way."""
+        if self._over:
+            return
         if not self._listener.running:
             raise ClusterError("the server that listens has ended")
+        try:
+            with _unless_away():
+                async with asyncio.timeout(STATE_SECONDS):
+                    await self._watcher.keep_door.remote(*self._address, self._kept.path)
+        except ClusterError as error:  # jobs are answered all the same
+            log.warning("the watcher does not keep the socket: %s", error)
+
+    async def leave(self) -> None:
+        """Take nothing more, while there are replicas still for what is being answered."""
+        self._over = True
+        with _unless_away():
+            async with asyncio.timeout(STATE_SECONDS):
+                await self._watcher.shut_door.remote()
+        self._kept.close()
+        await self._listener.stop()
 
     async def __del__(self) -> None:
         """Serve's way to say that it is over."""

@@ -11,6 +11,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -19,23 +20,37 @@ from fleet.errors import ClusterError
 BACKLOG = 2048
 """Connections that wait for somebody to answer, if the system lets so many."""
 LEND_SECONDS = 5.0
+LONGEST_PLACE = 80
+"""Of a folder's name in characters, so that a socket's name in it is not too long for the system."""
 
 
 class SocketKeeper:
     """Keeps one socket open for as long as it is there itself."""
 
-    def __init__(self, host: str, port: int) -> None:
-        """Listen. Raises ``ClusterError`` when the port cannot be had."""
-        self._door = _listening(host, port)
-        place = Path(tempfile.mkdtemp(prefix="fleet-"))  # nobody else gets in there
+    def __init__(self, door: socket.socket) -> None:
+        """Keep ``door``, which listens, and lend it."""
+        root = tempfile.gettempdir()
+        place = Path(tempfile.mkdtemp(prefix="fleet-", dir=root if len(root) < LONGEST_PLACE else "/tmp"))
         self.path = str(place / "door")
-        """Where the socket is lent; see ``borrowed``."""
+        """Where the socket is lent; see ``borrowed``. Nobody but this user gets in there."""
         lending = socket.socket(socket.AF_UNIX)
         lending.bind(self.path)
         lending.listen()
-        threading.Thread(target=_lend, args=(lending, self._door), name="fleet-door", daemon=True).start()
-        self.close = weakref.finalize(self, _close, self._door, lending, place)
+        threading.Thread(target=_lend, args=(lending, door), name="fleet-door", daemon=True).start()
+        self.close = weakref.finalize(self, _close, door, lending, place)
         """Keep it no longer."""
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A new socket that listens. Raises ``ClusterError`` when the port cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()  # IPv4 too, as with any other server
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+    except OSError as error:
+        raise ClusterError(
+            f"port {port} on {host} cannot be used ({error.strerror}); choose another (--port)"
+        ) from error
 
 
 def borrowed(path: str) -> socket.socket:
@@ -47,36 +62,28 @@ def borrowed(path: str) -> socket.socket:
             _, handles, _, _ = socket.recv_fds(line, 1, 1)
     except OSError as error:
         raise ClusterError(f"the socket to listen on is not lent at {path}: {error}") from error
-    return socket.socket(fileno=handles[0])
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        both = address[0] == "::" and socket.has_dualstack_ipv6()  # IPv4 too, as with any other server
-        return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both)
-    except OSError as error:
-        raise ClusterError(
-            f"port {port} on {host} cannot be used ({error.strerror}); choose another (--port)"
-        ) from error
+    if not handles:
+        raise ClusterError(f"the socket to listen on is not lent at {path} any more")
+    door = socket.socket(fileno=handles[0])
+    door.set_inheritable(False)
+    return door
 
 
 def _lend(lending: socket.socket, door: socket.socket) -> None:
     while True:
         try:
             line, _ = lending.accept()
-        except OSError:  # closed
-            return
-        with line:
-            try:
+            with line:
                 socket.send_fds(line, [b"."], [door.fileno()])
-            except OSError:  # who asked has gone
-                continue
+        except OSError:  # closed; or who asked has gone, or this process has too many files for a moment
+            if lending.fileno() < 0:
+                return
+            time.sleep(0.05)
 
 
 def _close(door: socket.socket, lending: socket.socket, place: Path) -> None:
-    with lending, door, contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
         lending.shutdown(socket.SHUT_RDWR)  # closing alone would not wake who waits in accept
+    lending.close()
+    door.close()
     shutil.rmtree(place, ignore_errors=True)

@@ -16,7 +16,8 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview
 
 from fleet.asking import ROUTED_TOKENS
-from fleet.cluster.ingress import Door, Ingress
+from fleet.cluster.ingress import STATE_SECONDS, Door, Ingress
+from fleet.cluster.listener import PARTING_SECONDS
 from fleet.cluster.proxy import LONG_MESSAGES
 from fleet.cluster.replica import Replica, ReplicaSettings
 from fleet.cluster.scaling import bounds
@@ -36,6 +37,8 @@ ONE_LOOP = {
     **LONG_MESSAGES,
 }
 """Of processes whose event loop nothing of ours blocks; Serve would pass every call from thread to thread."""
+HEALTH_SECONDS = 2.0
+"""Between two looks at the ingress, which there is one of."""
 HEAD = {"node:__internal_head__": 0.001}
 """Where Serve's controller is: what is in front of the replicas is not lost with another node."""
 
@@ -85,16 +88,16 @@ class ServeArgs(BaseModel):
         return root
 
 
-def application(
-    args: ServeArgs | Mapping[str, Any], listen: tuple[str, int] | None = None
-) -> serve.Application:
-    """What ``serve deploy`` builds from a config file, whose ``args`` are a mapping, and ``fleet serve``.
+def application(args: ServeArgs | Mapping[str, Any]) -> serve.Application:
+    """What ``serve deploy`` builds from a config file, whose ``args`` are a mapping: behind Serve's proxy.
 
-    The ingress listens itself at this host and port of the head, else Serve's proxy does it, where and as the
-    config file says. Raises ``pydantic.ValidationError`` for arguments that do not fit.
+    Raises ``pydantic.ValidationError`` for arguments that do not fit.
     """
-    if not isinstance(args, ServeArgs):
-        args = ServeArgs.model_validate(args)
+    return _application(args if isinstance(args, ServeArgs) else ServeArgs.model_validate(args), None)
+
+
+def _application(args: ServeArgs, listen: tuple[str, int] | None) -> serve.Application:
+    """With an ingress that listens itself at a host and port of the head, or leaves it to Serve's proxy."""
     limits = Limits(args.max_jobs, args.max_jobs_per_task, args.seconds)
     settings = ReplicaSettings(
         args.root,
@@ -130,7 +133,10 @@ def application(
         .bind(settings, bound)
     )
     ingress = serve.deployment(serve.ingress()(Ingress) if listen is None else Door).options(
-        name="ingress", max_ongoing_requests=10_000, ray_actor_options={**front, **quick}
+        name="ingress",
+        max_ongoing_requests=10_000,
+        health_check_period_s=HEALTH_SECONDS,
+        ray_actor_options={**front, **quick},
     )
     return ingress.bind(hosts, bound, web, args.seconds, *(listen or ()))
 
@@ -144,7 +150,7 @@ def serving(args: ServeArgs, *, host: str, port: int) -> Iterator[DeploymentHand
     try:
         serve.start(proxy_location="Disabled")
         handle = serve.run(
-            application(args, (host, port)), name=APPLICATION, route_prefix=None, logging_config=_quiet()
+            _application(args, (host, port)), name=APPLICATION, route_prefix=None, logging_config=_quiet()
         )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
@@ -156,6 +162,8 @@ def serving(args: ServeArgs, *, host: str, port: int) -> Iterator[DeploymentHand
     try:
         yield handle
     finally:
+        with contextlib.suppress(Exception):  # or it would take jobs still while replicas are going
+            handle.leave.remote().result(timeout_s=PARTING_SECONDS + STATE_SECONDS)
         with contextlib.suppress(Exception):
             serve.shutdown()
 

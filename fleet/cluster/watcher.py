@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.cluster.keeper import SocketKeeper
+from fleet.cluster.keeper import SocketKeeper, borrowed, listening
 from fleet.cluster.tags import VersionTags
 from fleet.errors import FleetError
 from fleet.live import LiveState
@@ -53,7 +53,7 @@ class Watcher:
 
     async def __init__(self, root: str, *, poll_seconds: float = POLL_SECONDS) -> None:  # type: ignore[misc]  # awaited
         """Look once, and go on looking."""
-        self._door: SocketKeeper | None = None
+        self._door: tuple[tuple[str, int], SocketKeeper] | None = None
         self._project = Project.find(root)
         self._registry: Registry = open_registry(self._project)
         self._poll = poll_seconds
@@ -77,7 +77,7 @@ class Watcher:
     def __del__(self) -> None:
         """Serve's way to say that it is over."""
         if self._door is not None:
-            self._door.close()
+            self._door[1].close()
 
     async def first(self) -> Roster | None:
         """What is known; None while nothing ever was."""
@@ -112,13 +112,25 @@ class Watcher:
         return await self._given.keep(key, kept)
 
     async def door(self, host: str, port: int) -> str:
-        """Where an ingress of this machine is lent the socket that it listens on, always the same one.
+        """Where an ingress of this machine is lent the socket that it listens on, the same one each time.
 
         Raises ``ClusterError`` when the port cannot be had.
         """
+        if self._door is None or self._door[0] != (host, port):
+            await self.shut_door()
+            self._door = (host, port), SocketKeeper(listening(host, port))
+        return self._door[1].path
+
+    async def keep_door(self, host: str, port: int, path: str) -> None:
+        """Keep the socket too that an ingress is lending, if it is not kept here already."""
         if self._door is None:
-            self._door = SocketKeeper(host, port)
-        return self._door.path
+            self._door = (host, port), SocketKeeper(borrowed(path))
+
+    async def shut_door(self) -> None:
+        """Keep no socket any more."""
+        if self._door is not None:
+            self._door[1].close()
+            self._door = None
 
     async def state(self) -> ServiceState:
         """How the service stands; a watcher that starts anew waits until it has heard from somebody."""

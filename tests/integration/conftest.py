@@ -8,6 +8,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from fleet.cluster.nodes import HEAD
+from fleet.cluster.proxy import CALLBACK
 from fleet.cluster.session import connect
 from fleet.registry.door import ensure_store
 from fleet.registry.store import Registry
@@ -31,7 +32,8 @@ def registry(tmp_path: Path, mlflow_template: Path) -> Registry:
 def ray_cluster() -> Iterator[Cluster]:
     """One Ray for all tests: a head with one core, to which tests add nodes that they may kill."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in {**CALLBACK, "RAY_USAGE_STATS_ENABLED": "0"}.items():
+            patch.setenv(name, value)
         cluster = Cluster(initialize_head=True, head_node_args={**HEAD, "num_cpus": 1})
         try:
             with connect(cluster.address):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,9 +16,10 @@ import pytest
 from click.testing import CliRunner
 from service import live_service
 
-from fleet.chaos.drills import DRILLS
+from fleet.chaos.drills import DRILLS, run_drill
+from fleet.chaos.findings import Findings
 from fleet.chaos.ground import TEXTS, says
-from fleet.chaos.load import Load
+from fleet.chaos.load import Load, LoadFigures
 from fleet.cli.main import main
 from fleet.job import Job, Result
 from fleet.web.local import LocalBackend
@@ -49,6 +51,35 @@ def test_nothing_is_lost_mixed_or_misdated_whatever_breaks(
 
 
 # ---- the drills see what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("fault", "again"),
+    [(httpx.ReadError, True), (httpx.RemoteProtocolError, True), (httpx.ConnectError, False)],
+)
+def test_who_is_cut_off_comes_again_and_who_is_refused_is_lost(
+    fault: type[httpx.TransportError], again: bool
+) -> None:
+    def cut(request: httpx.Request) -> httpx.Response:
+        raise fault("gone", request=request)
+
+    with httpx.Client(base_url="http://127.0.0.1", transport=httpx.MockTransport(cut)) as client:
+        load = Load(client, {"story": {}}, patience=0.3)
+        assert load.send("story", "hello fox") is None
+    figures = load.figures()
+    assert (figures.lost, figures.broken > 0) == (1, again)
+
+
+@pytest.mark.parametrize(("name", "holds"), [("ingress-killed", True), ("replica-killed", False)])
+def test_connections_may_break_in_one_drill_only(
+    monkeypatch: pytest.MonkeyPatch, name: str, holds: bool
+) -> None:
+    def drill(ground: Any, seconds: float, found: Findings) -> None:
+        found.load = LoadFigures(jobs=9, answered=9, broken=1)
+
+    monkeypatch.setitem(DRILLS, name, drill)  # type: ignore[arg-type]
+    figures = run_drill(name, SimpleNamespace(whole=lambda: None))  # type: ignore[arg-type]
+    assert (figures.failures == ()) is holds
 
 
 @pytest.fixture(scope="module")

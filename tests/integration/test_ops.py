@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import json
 import shlex
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jsonschema
+import psutil
 import pytest
 import ray
 import yaml
 from click.testing import CliRunner
+from hosting import three_experts
 from pydantic import ValidationError
+from ray import serve
+from ray.cluster_utils import Cluster
 from ray.scripts.scripts import cli
 from ray.serve import Application
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve.schema import ServeDeploySchema
+from waiting import until
 
-from fleet.cluster.serving import APPLICATION, application
+from fleet.cluster.serving import APPLICATION, application, free_port
 
+SECONDS = 120.0
 OPS = Path(__file__).parents[2] / "ops"
 
 
@@ -58,3 +67,56 @@ def test_the_serve_file_fits_rays_schema_and_builds_the_application() -> None:
         call_user_app_builder_with_args_if_necessary(application, served.args)
     built = call_user_app_builder_with_args_if_necessary(application, {**served.args, "root": "/srv/fleet"})
     assert isinstance(built, Application)
+
+
+def test_behind_serves_proxy_a_request_whose_ingress_dies_may_be_sent_again(
+    tmp_path: Path, mlflow_template: Path, ray_cluster: Cluster
+) -> None:
+    """As ``serve deploy`` has it: who comes meanwhile waits, who is under way hears 503, not a bare 500."""
+    shop = three_experts(tmp_path, mlflow_template)
+    node, port = ray_cluster.add_node(num_cpus=1), free_port("127.0.0.1", 0)
+    address = f"http://127.0.0.1:{port}"
+    over, answers = threading.Event(), list[httpx.Response]()
+
+    def send(client: httpx.Client) -> None:
+        while not over.is_set():
+            answers.append(client.post("/v1/jobs", json={"text": "Anna met Bo", "task": "story"}))
+
+    try:
+        serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+        serve.run(application({"root": str(shop.place.parent)}), name=APPLICATION)
+        with httpx.Client(base_url=address, timeout=SECONDS) as client, ThreadPoolExecutor(4) as pool:
+            until(lambda: "story" in client.get("/readyz").json()["experts"])
+            sending = [pool.submit(send, client) for _ in range(4)]
+            try:
+                until(lambda: len(answers) >= 20)
+                ingress_process(ray_cluster).kill()
+                so_far = len(answers)
+                until(lambda: len(answers) >= so_far + 20)
+            finally:
+                over.set()
+            for each in sending:
+                each.result()
+            assert client.post("/v1/jobs", json={"text": "a", "task": "story"}).status_code == 200
+    finally:
+        serve.shutdown()
+        ray_cluster.remove_node(node)
+    assert {answer.status_code for answer in answers} == {200, 503}
+    for answer in answers:
+        if answer.status_code == 503:
+            assert answer.headers["retry-after"] == "1"
+            assert "send the request again" in answer.json()["error"]["message"]
+
+
+def ingress_process(cluster: Cluster) -> psutil.Process:
+    raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()]
+    below = [each for pid in raylets for each in psutil.Process(pid).children(recursive=True)]
+    (found,) = [each for each in below if is_ingress(each)]
+    return found
+
+
+def is_ingress(process: psutil.Process) -> bool:
+    try:
+        return " ".join(process.cmdline()).startswith(f"ray::ServeReplica:{APPLICATION}:ingress")
+    except psutil.Error:  # it has just ended
+        return False
