@@ -49,11 +49,13 @@ def idle(stage: Stage, report: Report) -> None:
         alone += [1000 * seconds for seconds in bare.each([host_job(job) for job in chunk])]
         served += closed_loop(stage.address, stage.ours, chunk, 60.0, clients=1).answers
     within = [sum(a.said.milliseconds.values()) for a in served if a.said is not None]
+    outside = [1000 * a.latency - sum(a.said.milliseconds.values()) for a in served if a.said is not None]
     latencies = [1000 * answer.latency for answer in served]
     added = [http - engine for http, engine in zip(latencies, alone, strict=True)]
     report.rows.append(_row("idle: bare engine", milliseconds=alone))
     report.rows.append(_row("idle: service", milliseconds=latencies))
     report.rows.append(_row("idle: of it within the host, as receipts say", milliseconds=within))
+    report.rows.append(_row("idle: of it on the way there and back", milliseconds=outside))
     report.rows.append(_row("idle: added, job by job", milliseconds=added))
     report.ratios["ms added at idle"] = statistics.median(added)
     report.aim("ms added at idle", at_most=MOST_ADDED_MS)

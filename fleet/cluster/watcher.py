@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from fleet.cluster.tags import VersionTags
 from fleet.errors import FleetError
 from fleet.live import LiveState
 from fleet.project import Project
+from fleet.registry.pulse import Beat, Pulse
 from fleet.registry.store import Registry
 from fleet.roster import Roster
 from fleet.stores import open_registry
@@ -30,6 +32,12 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 """Between two looks at the registry."""
+PULSES = 5
+"""Times in between that a store is asked whether anything has changed, where it says so at no cost."""
+REST = 2.0
+"""Between two looks, in times of what one takes: with thousands of experts it is more than a second."""
+TRUST = 30
+"""Looks that are spared in a row because nothing has changed; then there is one all the same."""
 PATIENCE_SECONDS = 5.0
 """How long a watcher that has something to go on with waits for its first look."""
 REPORT_SECONDS = 2.0
@@ -65,9 +73,16 @@ class Watcher:
         self._gone: dict[str, LiveState] = {}
         """What replicas said last that are not heard of any more."""
         self._tags = VersionTags(self._registry)
+        self._pulse = Pulse(self._project.tracking_uri)
+        self._beat: Beat | None = None
+        """The store's when it was looked at last; None if that has failed, or it has none."""
+        self._looked, self._took = -math.inf, 0.0
+        """When it was looked at last, and how long that took."""
         self._heard = asyncio.Event()
         self._given = ProcessMemory()
         self._started = time.time()
+        self._told = -math.inf
+        """When tags may be written again."""
         self._roster: Roster | None = Roster.kept(self._kept)
         looking = asyncio.create_task(self.look())
         # Whoever knows something does not wait for a registry that hangs.
@@ -154,6 +169,7 @@ class Watcher:
 
     async def look(self) -> None:
         """Ask the registry now."""
+        beat, self._beat, self._looked = await asyncio.to_thread(self._pulse), None, time.monotonic()
         try:
             roster = await asyncio.to_thread(Roster.read, self._registry)
         except FleetError as error:
@@ -164,6 +180,7 @@ class Watcher:
         if self._fault:
             log.info("the registry answers again")
         self._fault = ""
+        self._beat, self._took = beat, time.monotonic() - self._looked
         if self._roster is None or self._roster.name != roster.name:
             self._roster = roster
             self._changed.set()
@@ -183,21 +200,36 @@ class Watcher:
     async def _watch(self, looking: asyncio.Task[None]) -> None:
         with contextlib.suppress(Exception):  # the next look says so too
             await self._seen(looking)
-        due = time.monotonic() + self._poll
         while True:
+            pause = self._rest() if self._beat is None else self._poll / PULSES
             with contextlib.suppress(TimeoutError):
-                pause = min(REPORT_SECONDS, max(0.0, due - time.monotonic()))
-                await asyncio.wait_for(self._hinted.wait(), pause)
+                await asyncio.wait_for(self._hinted.wait(), min(REPORT_SECONDS, max(0.0, pause)))
+            looked = False
             try:
-                if self._hinted.is_set() or time.monotonic() >= due:
+                if self._hinted.is_set() or await self._due():
                     self._hinted.clear()
-                    due = time.monotonic() + self._poll
+                    looked = True
                     await self._seen(asyncio.create_task(self.look()))
-                if self._roster is not None and not self._fault:
+                now = time.monotonic()
+                if self._roster is not None and not self._fault and now >= self._told:
+                    self._told = now + min(self._poll, REPORT_SECONDS)
                     await asyncio.to_thread(self._tags.write, self._roster, self._state())
             except Exception:  # of ours; watching must not end while there are replicas
                 log.exception("a look at the registry failed")
-            await asyncio.sleep(min(HINT_SECONDS, self._poll))
+            if looked:
+                await asyncio.sleep(min(HINT_SECONDS, self._poll))
+
+    async def _due(self) -> bool:
+        """Whether it is time for a look, and there is something to be seen."""
+        if self._rest() > 0:
+            return False
+        if self._beat is None or time.monotonic() >= self._looked + TRUST * self._poll:
+            return True
+        return await asyncio.to_thread(self._pulse) != self._beat
+
+    def _rest(self) -> float:
+        """Seconds until there may be another look, if nobody hints at it."""
+        return self._looked + max(self._poll, REST * self._took) - time.monotonic()
 
 
 def kept_roster(project: Project) -> Path:

@@ -2,77 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import stat
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import pytest
 from service import listening
+from watching import Watching
 
-from fleet.cluster.watcher import Watcher
-from fleet.job import Job, Result
 from fleet.registry.store import Registry
 from fleet.registry.ui import ui_server
 from fleet.registry.webhook import webhook, webhook_settings
-from fleet.roster import Roster
 from fleet.web.app import make_app
-from fleet.web.backend import ServiceState
 from fleet.web.hints import FRESH_SECONDS, PATH, signature
 from fleet.web.settings import WebSettings
 from fleet.workshop import Workshop, open_shop
 
 SECONDS = 60.0
 SECRET = "only MLflow and we know it"
-Value = TypeVar("Value")
-
-
-class Watching:
-    """A watcher in a loop of its own, and the backend that passes hints on to it."""
-
-    def __init__(self, root: Path) -> None:
-        self.hints = 0
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._watcher = Watcher.__new__(Watcher)
-        # As Ray does: an actor's constructor may be a coroutine.
-        self.do(Watcher.__init__(self._watcher, str(root), poll_seconds=3600))  # type: ignore[arg-type]
-
-    def do(self, call: Coroutine[Any, Any, Value]) -> Value:
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result(SECONDS)
-
-    def roster(self) -> Roster:
-        found = self.do(self._watcher.first())
-        assert found is not None
-        return found
-
-    def close(self) -> None:
-        async def end() -> None:
-            self._watcher._watching.cancel()
-            await asyncio.gather(self._watcher._watching, return_exceptions=True)
-
-        self.do(end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(SECONDS)
-        self._loop.close()
-
-    async def hint(self) -> None:
-        self.hints += 1
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._watcher.hint(), self._loop))
-
-    async def answer(self, jobs: Sequence[Job], **options: Any) -> list[Result]:
-        raise NotImplementedError
-
-    def stream(self, job: Job, **options: Any) -> Any:
-        raise NotImplementedError
-
-    async def state(self) -> ServiceState:
-        raise NotImplementedError
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +36,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Wor
 
 @pytest.fixture(scope="module")
 def watching(shop: Workshop) -> Iterator[Watching]:
-    made = Watching(shop.place.parent)
+    made = Watching(shop.place.parent, poll_seconds=3600)
     yield made
     made.close()
 
