@@ -267,24 +267,26 @@ class Door:
         if not self._listener.running:
             raise ClusterError("the server that listens has ended")
         try:
-            with _unless_away():
-                async with asyncio.timeout(STATE_SECONDS):
-                    await self._watcher.keep_door.remote(*self._address, self._kept.path)
-        except ClusterError as error:  # jobs are answered all the same
-            log.warning("the watcher does not keep the socket: %s", error)
+            self._kept = self._kept.anew()
+            async with asyncio.timeout(STATE_SECONDS):
+                await self._watcher.keep_door.remote(*self._address, self._kept.path)
+        except Exception as error:  # jobs are answered all the same
+            log.warning("the watcher does not keep the socket: %s", error or type(error).__name__)
 
     async def leave(self) -> None:
         """Take nothing more, while there are replicas still for what is being answered."""
         self._over = True
-        with _unless_away():
+        try:
             async with asyncio.timeout(STATE_SECONDS):
                 await self._watcher.shut_door.remote()
+        except Exception as error:  # it is about to end as well
+            log.warning("the watcher keeps the socket: %s", error or type(error).__name__)
         self._kept.close()
         await self._listener.stop()
 
-    async def __del__(self) -> None:
+    def __del__(self) -> None:
         """Serve's way to say that it is over."""
-        await self._listener.stop()
+        self._listener.end()
 
 
 def _made(replicas: Any, watcher: Any, settings: WebSettings, seconds: float) -> FastAPI:

@@ -28,17 +28,26 @@ class SocketKeeper:
     """Keeps one socket open for as long as it is there itself."""
 
     def __init__(self, door: socket.socket) -> None:
-        """Keep ``door``, which listens, and lend it."""
+        """Keep ``door``, which listens, and lend it. Raises ``ClusterError`` where no file can be made."""
         root = tempfile.gettempdir()
-        place = Path(tempfile.mkdtemp(prefix="fleet-", dir=root if len(root) < LONGEST_PLACE else "/tmp"))
+        try:
+            place = Path(tempfile.mkdtemp(prefix="fleet-", dir=root if len(root) < LONGEST_PLACE else "/tmp"))
+            lending = socket.socket(socket.AF_UNIX)
+            lending.bind(str(place / "door"))
+            lending.listen()
+        except OSError as error:
+            door.close()
+            raise ClusterError(f"the socket to listen on cannot be lent in {root}: {error}") from error
         self.path = str(place / "door")
         """Where the socket is lent; see ``borrowed``. Nobody but this user gets in there."""
-        lending = socket.socket(socket.AF_UNIX)
-        lending.bind(self.path)
-        lending.listen()
+        self._door = door
         threading.Thread(target=_lend, args=(lending, door), name="fleet-door", daemon=True).start()
         self.close = weakref.finalize(self, _close, door, lending, place)
         """Keep it no longer."""
+
+    def anew(self) -> SocketKeeper:
+        """This one; another one of the same socket, if somebody has cleaned away where it is lent."""
+        return self if Path(self.path).exists() else SocketKeeper(self._door.dup())
 
 
 def listening(host: str, port: int) -> socket.socket:

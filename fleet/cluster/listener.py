@@ -48,8 +48,12 @@ class Listener:
         """Whether it has started and not ended, by itself or otherwise."""
         return self._serving is not None and not self._serving.done()
 
+    def end(self) -> None:
+        """Take nothing more."""
+        self._server.should_exit = True
+
     async def stop(self) -> None:
         """Take nothing more, and give what is being answered a little time."""
-        self._server.should_exit = True
+        self.end()
         if self._serving is not None:
             await asyncio.wait({self._serving})

@@ -162,10 +162,12 @@ def serving(args: ServeArgs, *, host: str, port: int) -> Iterator[DeploymentHand
     try:
         yield handle
     finally:
-        with contextlib.suppress(Exception):  # or it would take jobs still while replicas are going
-            handle.leave.remote().result(timeout_s=PARTING_SECONDS + STATE_SECONDS)
-        with contextlib.suppress(Exception):
-            serve.shutdown()
+        try:
+            with contextlib.suppress(Exception):  # or it would take jobs still while replicas are going
+                handle.leave.remote().result(timeout_s=PARTING_SECONDS + 2 * STATE_SECONDS)
+        finally:  # also of who does not wait for that
+            with contextlib.suppress(Exception):
+                serve.shutdown()
 
 
 def failure(deployments: Mapping[str, DeploymentStatusOverview]) -> str:

@@ -15,6 +15,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from fleet.cluster.keeper import SocketKeeper, borrowed, listening
 from fleet.cluster.tags import VersionTags
@@ -29,14 +30,17 @@ from fleet.web.backend import ServiceState, service_state
 from fleet.web.kept import Kept, ProcessMemory
 
 log = logging.getLogger(__name__)
+Value = TypeVar("Value")
 
 POLL_SECONDS = 1.0
 """Between two looks at the registry."""
 PULSES = 5
 """Times in between that a store is asked whether anything has changed, where it says so at no cost."""
-REST = 2.0
-"""Between two looks, in times of what one takes: with thousands of experts it is more than a second."""
-TRUST = 30
+LEAST_PULSE_SECONDS = 0.02
+REST, MOST_REST_SECONDS = 3.0, 3.0
+"""From one look to the next, in times of what one takes, as with thousands of experts it takes more than a
+second; and the longest that it makes."""
+TRUST, MOST_TRUST_SECONDS = 30, 60.0
 """Looks that are spared in a row because nothing has changed; then there is one all the same."""
 PATIENCE_SECONDS = 5.0
 """How long a watcher that has something to go on with waits for its first look."""
@@ -134,6 +138,7 @@ class Watcher:
         if self._door is None or self._door[0] != (host, port):
             await self.shut_door()
             self._door = (host, port), SocketKeeper(listening(host, port))
+        self._door = (host, port), self._door[1].anew()
         return self._door[1].path
 
     async def keep_door(self, host: str, port: int, path: str) -> None:
@@ -190,23 +195,25 @@ class Watcher:
             except OSError as error:
                 log.warning("the champions cannot be kept for a restart: %s", error)
 
-    async def _seen(self, looking: asyncio.Task[None]) -> None:
+    async def _seen(self, looking: asyncio.Task[Value]) -> Value:
         """Wait for a look, and say so if it takes long: MLflow's client tries for minutes."""
         await asyncio.wait({looking}, timeout=PATIENCE_SECONDS)
         if not looking.done() and not self._fault:
             self._fault = f"the registry has not answered for {PATIENCE_SECONDS:.0f} s"
-        await looking
+        return await looking
 
     async def _watch(self, looking: asyncio.Task[None]) -> None:
         with contextlib.suppress(Exception):  # the next look says so too
             await self._seen(looking)
+        self._took = 0.0  # MLflow was loaded on the way
         while True:
             pause = self._rest() if self._beat is None else self._poll / PULSES
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hinted.wait(), min(REPORT_SECONDS, max(0.0, pause)))
+                pause = min(REPORT_SECONDS, max(LEAST_PULSE_SECONDS, pause))
+                await asyncio.wait_for(self._hinted.wait(), pause)
             looked = False
             try:
-                if self._hinted.is_set() or await self._due():
+                if self._hinted.is_set() or await self._seen(asyncio.create_task(self._due())):
                     self._hinted.clear()
                     looked = True
                     await self._seen(asyncio.create_task(self.look()))
@@ -223,13 +230,16 @@ class Watcher:
         """Whether it is time for a look, and there is something to be seen."""
         if self._rest() > 0:
             return False
-        if self._beat is None or time.monotonic() >= self._looked + TRUST * self._poll:
+        trusted = min(TRUST * self._poll, MOST_TRUST_SECONDS)
+        if self._beat is None or time.monotonic() >= self._looked + trusted:
             return True
-        return await asyncio.to_thread(self._pulse) != self._beat
+        beat = await asyncio.to_thread(self._pulse)
+        return beat != self._beat or self._fault != ""  # which may have come while it was waited for
 
     def _rest(self) -> float:
         """Seconds until there may be another look, if nobody hints at it."""
-        return self._looked + max(self._poll, REST * self._took) - time.monotonic()
+        pause = max(self._poll, min(REST * self._took, MOST_REST_SECONDS))
+        return self._looked + pause - time.monotonic()
 
 
 def kept_roster(project: Project) -> Path:

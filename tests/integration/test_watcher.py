@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from waiting import until
 from watching import Watching
 
 from fleet.cluster import watcher
+from fleet.cluster.keeper import SocketKeeper, borrowed
 from fleet.registry.pulse import Pulse
 from fleet.registry.store import Registry
 from fleet.roster import Roster
@@ -91,7 +94,71 @@ def test_a_store_that_is_written_all_the_time_is_asked_no_more_than_before(
         time.sleep(0.05)
     gaps = [later - earlier for earlier, later in itertools.pairwise(looks)]
     assert len(looks) >= 2
-    assert min(gaps) >= 0.99 * POLL
+    assert min(gaps) >= 0.9 * POLL
+
+
+def test_a_look_that_took_long_puts_the_next_one_off_by_seconds_at_most(watching: Watching) -> None:
+    """A server that was away for minutes is one, a thousand experts another."""
+    watching.watcher._took, watching.watcher._poll = 100.0, 0.1
+    assert 0 < watching.watcher._rest() <= watcher.MOST_REST_SECONDS
+    watching.watcher._took = 0.0
+    assert watching.watcher._rest() <= 0.1
+
+
+# ---- the socket that it keeps
+
+
+def connects(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=10.0).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+@pytest.fixture
+def ports() -> list[int]:
+    with socket.socket() as one, socket.socket() as other:
+        for probe in (one, other):
+            probe.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1], other.getsockname()[1]]
+
+
+def test_a_watcher_that_is_new_is_lent_the_socket(
+    shop: Workshop, watching: Watching, ports: list[int]
+) -> None:
+    address = ("127.0.0.1", ports[0])
+    ingress = SocketKeeper(borrowed(watching.do(watching.watcher.door(*address))))
+    later = Watching(shop.place.parent, poll_seconds=POLL)
+    try:
+        later.do(later.watcher.keep_door(*address, ingress.path))
+        watching.do(watching.watcher.shut_door())
+        ingress.close()
+        assert connects(ports[0])
+        borrowed(later.do(later.watcher.door(*address))).close()
+        later.do(later.watcher.shut_door())
+        assert not connects(ports[0])
+    finally:
+        later.close()
+
+
+def test_another_port_is_another_socket(watching: Watching, ports: list[int]) -> None:
+    for port in ports:
+        watching.do(watching.watcher.door("127.0.0.1", port))
+    assert [connects(port) for port in ports] == [False, True]
+    watching.do(watching.watcher.shut_door())
+
+
+def test_a_socket_is_lent_elsewhere_when_its_place_was_cleaned_away(
+    watching: Watching, ports: list[int]
+) -> None:
+    path = watching.do(watching.watcher.door("127.0.0.1", ports[0]))
+    shutil.rmtree(Path(path).parent)
+    again = watching.do(watching.watcher.door("127.0.0.1", ports[0]))
+    assert again != path
+    borrowed(again).close()
+    watching.do(watching.watcher.shut_door())
+    assert not connects(ports[0])
 
 
 # ---- what a store says about itself

@@ -25,15 +25,15 @@ class Watching:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._watcher = Watcher.__new__(Watcher)
+        self.watcher = Watcher.__new__(Watcher)
         # As Ray does: an actor's constructor may be a coroutine.
-        self.do(Watcher.__init__(self._watcher, str(root), poll_seconds=poll_seconds))  # type: ignore[arg-type]
+        self.do(Watcher.__init__(self.watcher, str(root), poll_seconds=poll_seconds))  # type: ignore[arg-type]
 
     def do(self, call: Coroutine[Any, Any, Value]) -> Value:
         return asyncio.run_coroutine_threadsafe(call, self._loop).result(SECONDS)
 
     def roster(self) -> Roster:
-        found = self.do(self._watcher.first())
+        found = self.do(self.watcher.first())
         assert found is not None
         return found
 
@@ -51,7 +51,7 @@ class Watching:
 
     async def hint(self) -> None:
         self.hints += 1
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._watcher.hint(), self._loop))
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.watcher.hint(), self._loop))
 
     async def answer(self, jobs: Sequence[Job], **options: Any) -> list[Result]:
         raise NotImplementedError
