@@ -30,7 +30,7 @@ def measure(stage: Stage, report: Report) -> None:
 
 
 def _weigh(stage: Stage, report: Report, experts: int) -> None:
-    for what in ("host", "ingress", "watcher", "proxy", "controller"):
+    for what in ("host", "ingress", "watcher", "controller"):
         for process in processes(what):
             memory = process.memory_full_info()
             report.rows.append(

@@ -98,10 +98,8 @@ def host_job(job: Job) -> HostJob:
 
 
 def processes(what: str) -> list[psutil.Process]:
-    """Those below this one that serve: ``host``, ``ingress``, ``watcher``, ``proxy``, ``controller``."""
-    name = {"proxy": "ray::ProxyActor", "controller": "ray::ServeController"}.get(
-        what, f"ray::ServeReplica:{APPLICATION}:{what}"
-    )
+    """Those below this one that serve: ``host``, ``ingress``, ``watcher``, ``controller``."""
+    name = "ray::ServeController" if what == "controller" else f"ray::ServeReplica:{APPLICATION}:{what}"
     found = []
     for process in psutil.Process().children(recursive=True):
         try:

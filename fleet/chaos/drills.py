@@ -28,8 +28,7 @@ from fleet.live import Limits
 from fleet.registry.version import VersionInfo
 
 CUTS_OFF = "ingress-killed"
-"""Who is killed has the connections: this drill alone may break some, what a client has under way and
-what it has kept for later."""
+"""Who is killed has the connections: this drill alone may break some, one of each client."""
 LIVE_SECONDS = 5.0
 """In which a promotion has to be seen everywhere."""
 COLD = 50
@@ -51,7 +50,7 @@ def run_drill(name: str, ground: Ground, *, seconds: float = 60.0) -> DrillFigur
         with contextlib.suppress(Exception):
             ground.promote(ground.story[0])
     load = found.load or LoadFigures()
-    most = 2 * CLIENTS if name == CUTS_OFF else 0
+    most = CLIENTS if name == CUTS_OFF else 0
     found.expect(load.broken <= most, f"{load.broken} connections broke, where at most {most} may")
     return DrillFigures(
         name, time.perf_counter() - began, load, found.notes, (*load.failures, *found.failures)

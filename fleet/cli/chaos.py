@@ -47,7 +47,7 @@ def chaos(invocation: Invocation, drills: tuple[str, ...], seconds: float, as_js
 
     A tiny fleet is started on a loopback address, jobs come all the time, and their answers are compared with
     what the version on the receipt says. Nothing of your fleet is touched. DRILL is one of replica-killed,
-    ingress-killed, watcher-killed, corrupt-artifact, registry-down, registry-hangs, alias-flipped, flood,
+    watcher-killed, ingress-killed, corrupt-artifact, registry-down, registry-hangs, alias-flipped, flood,
     cold, poison, node-lost; all of them if none is given.
 
     Exit code 1 if a job was lost, mixed up, or from another version than its receipt says.

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from service import listening
-from watching import Watching
+from watching import Watching, two_moods
 
 from fleet.registry.store import Registry
 from fleet.registry.ui import ui_server
@@ -20,7 +20,7 @@ from fleet.registry.webhook import webhook, webhook_settings
 from fleet.web.app import make_app
 from fleet.web.hints import FRESH_SECONDS, PATH, signature
 from fleet.web.settings import WebSettings
-from fleet.workshop import Workshop, open_shop
+from fleet.workshop import Workshop
 
 SECONDS = 60.0
 SECRET = "only MLflow and we know it"
@@ -28,10 +28,7 @@ SECRET = "only MLflow and we know it"
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Workshop:
-    made = open_shop(tmp_path_factory.mktemp("fleet"), mlflow_template)
-    made.make("mood", "mood")
-    made.make("mood", "mood", seed=1, promote=False)
-    return made
+    return two_moods(tmp_path_factory.mktemp("fleet"), mlflow_template)
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 from waiting import until
-from watching import Watching
+from watching import Watching, two_moods
 
 from fleet.cluster import watcher
 from fleet.cluster.keeper import SocketKeeper, borrowed
 from fleet.registry.pulse import Pulse
 from fleet.registry.store import Registry
 from fleet.roster import Roster
-from fleet.workshop import Workshop, open_shop
+from fleet.workshop import Workshop
 
 POLL = 5.0
 """So long that whoever waits for it is seen to."""
@@ -27,10 +27,7 @@ POLL = 5.0
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Workshop:
-    made = open_shop(tmp_path_factory.mktemp("fleet"), mlflow_template)
-    made.make("mood", "mood")
-    made.make("mood", "mood", seed=1, promote=False)
-    return made
+    return two_moods(tmp_path_factory.mktemp("fleet"), mlflow_template)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A watcher in this process, without a cluster."""
+"""A watcher in this process, without a cluster, and a registry for it to watch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fleet.cluster.watcher import Watcher
 from fleet.job import Job, Result
 from fleet.roster import Roster
 from fleet.web.backend import ServiceState
+from fleet.workshop import Workshop, open_shop
 
 SECONDS = 60.0
 Value = TypeVar("Value")
@@ -61,3 +62,11 @@ class Watching:
 
     async def state(self) -> ServiceState:
         raise NotImplementedError
+
+
+def two_moods(root: Path, mlflow_template: Path) -> Workshop:
+    """A shop with one task and two versions, the first of them champion."""
+    made = open_shop(root, mlflow_template)
+    made.make("mood", "mood")
+    made.make("mood", "mood", seed=1, promote=False)
+    return made
