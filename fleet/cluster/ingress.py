@@ -24,6 +24,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from fleet.cluster.keeper import SocketKeeper, borrowed
 from fleet.cluster.listener import Listener
+from fleet.cluster.proxy import Unanswered
 from fleet.errors import ClusterError
 from fleet.job import Job, Result
 from fleet.profile import Profile
@@ -254,7 +255,7 @@ class Door:
     ) -> None:
         """Raises ``ClusterError`` when the port cannot be had."""
         self._watcher, self._address, self._over = watcher, (host, port), False
-        self._listener = Listener(_made(replicas, watcher, settings, seconds))
+        self._listener = Listener(Unanswered(_made(replicas, watcher, settings, seconds)))
         door = await asyncio.to_thread(borrowed, await watcher.door.remote(host, port))
         self._kept = SocketKeeper(door.dup())
         await self._listener.start(door)

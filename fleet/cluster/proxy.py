@@ -1,10 +1,12 @@
-"""What Serve's proxy says when the ingress dies under a request: that it may be sent again.
+"""What is said of a request that is given up, as the ingress dies or ends: that it may be sent again.
 
-Serve would end such a request with a bare 500. The proxy loads this file by the name in ``CALLBACK``, so it
-imports little. Knows nothing of jobs.
+Serve and uvicorn would end such a request with a bare 500. The proxy loads this file by the name in
+``CALLBACK``, so it imports little. Knows nothing of jobs.
 """
 
 from __future__ import annotations
+
+import sys
 
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
@@ -39,13 +41,19 @@ class Unanswered:
             said = True
             await send(message)
 
-        await self._app(scope, receive, listened)
-        if scope["type"] == "http" and not said:
-            # The shape of ``fleet.web.errors``, which costs seconds to import.
-            error = {
-                "code": "failed",
-                "message": "the service was interrupted: send the request again",
-                "type": "server_error",
-                "param": None,
-            }
-            await JSONResponse({"error": error}, 503, headers={"Retry-After": "1"})(scope, receive, send)
+        try:
+            await self._app(scope, receive, listened)
+        finally:  # also when it is cancelled, by a server that ends and waits no longer
+            if scope["type"] == "http" and not said and not isinstance(sys.exception(), Exception):
+                await _again(scope, receive, send)
+
+
+async def _again(scope: Scope, receive: Receive, send: Send) -> None:
+    # The shape of ``fleet.web.errors``, which costs seconds to import.
+    error = {
+        "code": "failed",
+        "message": "the service was interrupted: send the request again",
+        "type": "server_error",
+        "param": None,
+    }
+    await JSONResponse({"error": error}, 503, headers={"Retry-After": "1"})(scope, receive, send)

@@ -63,14 +63,14 @@ async def opened(watcher: FakeWatcher) -> Any:
     return door
 
 
-async def asked(port: int) -> int:
+async def asked(port: int) -> httpx.Response:
     async with httpx.AsyncClient(timeout=SECONDS) as client:
-        return (await client.get(f"http://{HOST}:{port}/readyz")).status_code
+        return await client.get(f"http://{HOST}:{port}/v1/experts")
 
 
 @pytest.mark.parametrize("fault", [None, OSError("no space left")])
 def test_who_leaves_answers_what_it_has_and_takes_nothing_more(fault: Exception | None) -> None:
-    async def told() -> int:
+    async def told() -> httpx.Response:
         watcher = FakeWatcher()
         door = await opened(watcher)
         watcher.fault = fault
@@ -86,7 +86,24 @@ def test_who_leaves_answers_what_it_has_and_takes_nothing_more(fault: Exception 
         await door.check_health()  # it has ended because it was told to
         return await asking
 
-    assert asyncio.run(told()) in (200, 503)
+    assert asyncio.run(told()).status_code == 200
+
+
+def test_what_takes_too_long_at_the_end_may_be_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvicorn would say 500, and not in our words."""
+    monkeypatch.setattr("fleet.cluster.listener.PARTING_SECONDS", 1)
+
+    async def told() -> httpx.Response:
+        watcher = FakeWatcher()
+        door = await opened(watcher)
+        asking = asyncio.create_task(asked(watcher.port))
+        await watcher.asked.wait()
+        await asyncio.wait_for(door.leave(), SECONDS)
+        return await asking
+
+    answer = asyncio.run(told())
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "send the request again" in answer.json()["error"]["message"]
 
 
 def test_its_health_is_whether_it_listens_not_whether_the_socket_is_kept() -> None:
