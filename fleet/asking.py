@@ -72,7 +72,7 @@ class Asking:
         Raises ``JobError`` for what is wrong with the job, ``ValueError`` for a constraint that this release
         does not know.
         """
-        spec = expert.checked.spec
+        spec = expert.spec
         if ticket.job.demand is not None:
             spec = under(spec, ticket.job.demand)
         fields = ticket.fields
@@ -98,7 +98,7 @@ class Asking:
             slot=expert.slot,
             max_output_tokens=spec.max_output_tokens,
             first_layer=spec.adapter.layers[0],
-            temperature=expert.checked.card.temperature,
+            temperature=expert.card.temperature,
             sampling=spec.constraint if isinstance(spec.constraint, TextSpec) else None,
         )
 

@@ -1,6 +1,7 @@
 """Experts in memory: a slot in the bank for each, by digest. The bank belongs to one thread.
 
-An expert is put in its place before another one has to leave, and none leaves while a job needs it. Knows
+An expert is put in its place before another one has to leave, and none leaves while a job needs it. Its slot
+is all that is kept of its matrices, as its files hold them: so many bytes are what it takes. Knows
 nothing of jobs, of routing, of checks, or of who became champion and why.
 """
 
@@ -9,10 +10,14 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
+import torch
+
 from fleet.checked import CheckedExpert
 from fleet.engine.adapters import Adapter, AdapterBank
 from fleet.engine.base import Base
 from fleet.engine.body import Body
+from fleet.engine.expert import ExpertCard
+from fleet.engine.specs import TaskSpec
 
 EXPERT_BYTES = 4 * 2**30
 """Of experts that are kept in memory although no job needs them."""
@@ -20,9 +25,13 @@ EXPERT_BYTES = 4 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class LoadedExpert:
-    """A checked expert and its slot in the bank."""
+    """What an expert is, and its slot in the bank."""
 
-    checked: CheckedExpert
+    digest: str
+    spec: TaskSpec
+    card: ExpertCard
+    size: int
+    """Bytes of its tensors."""
     slot: int
 
 
@@ -46,13 +55,20 @@ class LoadedExperts:
     def holds(self, digest: str, task: str) -> bool:
         """Whether this expert is here, and is one for ``task``."""
         expert = self._experts.get(digest)
-        return expert is not None and expert.checked.card.task == task
+        return expert is not None and expert.card.task == task
 
     def get(self, digest: str) -> LoadedExpert | None:
         """The expert, which counts as used now."""
         if digest in self._experts:
             self._experts.move_to_end(digest)
         return self._experts.get(digest)
+
+    def checked(self, digest: str) -> CheckedExpert | None:
+        """The expert, for another bank: its matrices are those in the slot, and change with it."""
+        expert = self.get(digest)
+        if expert is None or self.bank is None:
+            return None
+        return CheckedExpert(expert.digest, expert.spec, expert.card, self.bank.held(expert.slot))
 
     def add(self, checked: CheckedExpert) -> LoadedExpert:
         """Give an expert a slot; if room is short, those used longest ago leave, unless a job needs them."""
@@ -62,7 +78,8 @@ class LoadedExperts:
             return found
         bank, slot = self._place(checked.adapter)
         bank.load(slot, checked.adapter)
-        expert = self._experts[checked.digest] = LoadedExpert(checked, slot)
+        expert = LoadedExpert(checked.digest, checked.spec, checked.card, checked.size, slot)
+        self._experts[checked.digest] = expert
         self._make_room(checked.digest)
         return expert
 
@@ -78,7 +95,7 @@ class LoadedExperts:
 
     def _sizes(self) -> list[int]:
         # Of a copy, which is made in one go: whoever follows champions looks while jobs move experts about.
-        return [expert.checked.size for expert in list(self._experts.values())]
+        return [expert.size for expert in list(self._experts.values())]
 
     def pin(self, digest: str) -> None:
         """A job needs this expert, whether it is here already or not."""
@@ -112,7 +129,7 @@ class LoadedExperts:
             if held <= self._room:
                 return
             if digest not in self._pins and digest != newest:
-                held -= self._experts[digest].checked.size
+                held -= self._experts[digest].size
                 self._free(digest)
 
     def _place(self, adapter: Adapter | Body) -> tuple[AdapterBank, int]:
@@ -134,10 +151,11 @@ class LoadedExperts:
             max([4, 2 * len(self._experts), *(expert.slot + 2 for expert in self._experts.values())]),
             rank,
             (first, model.config.layers),
-            dtype=model.dtype,
+            dtype=torch.bfloat16,  # as files hold them, also where products are taken in fp32
             device=model.device,
         )
-        for expert in self._experts.values():
-            grown.load(expert.slot, expert.checked.adapter)
+        if bank is not None:
+            for expert in self._experts.values():
+                grown.load(expert.slot, bank.held(expert.slot))
         self.bank = grown
         return grown, next(slot for slot in range(grown.slots) if not grown.holds(slot))

@@ -88,9 +88,11 @@ class Shadow:
                 self._scheduler.rebank(self._experts.bank)
 
     def checked(self, info: VersionInfo) -> CheckedExpert | None:
-        """The challenger, if it is in memory: whoever becomes champion need not be checked again."""
-        expert = self._experts.get(info.digest)
-        return expert.checked if expert is not None and self.holds(info) else None
+        """The challenger, if it is in memory: whoever becomes champion need not be checked again.
+
+        For the host's thread; it is as it was checked until this host does something else.
+        """
+        return self._experts.checked(info.digest) if self.holds(info) else None
 
     def holds(self, info: VersionInfo) -> bool:
         return self._experts.holds(info.digest, info.task)
@@ -189,7 +191,7 @@ class Shadow:
             one = compare(
                 trial.answer.value,
                 completion.value,
-                free_text=isinstance(expert.checked.spec.constraint, TextSpec),
+                free_text=isinstance(expert.spec.constraint, TextSpec),
                 champion_ms=trial.answer.receipt.milliseconds.get("expert", 0.0),
                 challenger_ms=seconds * 1000,
             )

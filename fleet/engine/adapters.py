@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from fleet.engine.body import Body
 from fleet.engine.gathered import Gathered, Stacks, pays
 from fleet.engine.gemma import Adapting, Gemma
 from fleet.engine.gemma_config import GemmaConfig
+from fleet.engine.on_demand import zeros_on_demand
 from fleet.engine.precision import narrowed, stored
 from fleet.engine.specs import LORA_TARGETS, LoraSpec
 from fleet.engine.tensor_check import check_tensors
@@ -120,8 +121,8 @@ def load_adapter(folder: Path) -> Adapter:
 class AdapterBank:
     """``slots`` places for adapters: LoRA of rank up to ``rank`` on layers ``[first, last)``, or any body.
 
-    ``dtype`` is fp32 for training (products are taken in the activations' dtype) and the base's own
-    for serving. An empty slot adds nothing. Room for LoRA is taken at once, a body's only while it is held.
+    ``dtype`` is fp32 for training and the files' bf16 for serving; products are taken in the activations'
+    dtype. An empty slot adds nothing, and on a CPU takes no memory until it is first filled with LoRA.
     """
 
     def __init__(
@@ -146,9 +147,11 @@ class AdapterBank:
         for layer in range(*layers):
             for target in LORA_TARGETS:
                 out, into = target_shape(config, target)
-                self._a[layer, target] = torch.zeros(slots, rank, into, dtype=dtype, device=device)
-                self._b[layer, target] = torch.zeros(slots, out, rank, dtype=dtype, device=device)
+                self._a[layer, target] = zeros_on_demand((slots, rank, into), dtype=dtype, device=device)
+                self._b[layer, target] = zeros_on_demand((slots, out, rank), dtype=dtype, device=device)
         self._views: list[dict[tuple[int, str], tuple[Tensor, Tensor]]] = [{} for _ in range(slots)]
+        self._written: set[int] = set()
+        """Slots whose place in the stacks may not be zero."""
 
     @classmethod
     def alone(cls, model: Gemma, adapter: Adapter | Body) -> AdapterBank:
@@ -178,6 +181,7 @@ class AdapterBank:
             )
         self.clear(slot)
         self.loras[slot] = lora
+        self._written.add(slot)
         for layer in range(*lora.layers):
             for target in LORA_TARGETS:
                 a = self._a[layer, target][slot, : lora.rank]
@@ -192,6 +196,9 @@ class AdapterBank:
         self._views[slot] = {}
         self._bodies.pop(slot, None)
         self._models.pop(slot, None)
+        if slot not in self._written:
+            return
+        self._written.remove(slot)
         with torch.no_grad():
             for stack in (*self._a.values(), *self._b.values()):
                 stack[slot].zero_()
@@ -245,13 +252,18 @@ class AdapterBank:
             for matrix, tensor in zip("AB", pair, strict=True)
         }
 
-    def adapter(self, slot: int) -> Adapter | Body:
-        """A copy of what a slot holds, in fp32 on the CPU."""
+    def held(self, slot: int) -> Adapter | Body:
+        """What a slot holds: the bank's own tensors, which change with the slot."""
         if not self.holds(slot):
             raise ValueError(f"slot {slot} is empty")
-        copies = {name: t.detach().float().cpu().clone() for name, t in self.parameters(slot).items()}
         lora = self.loras[slot]
-        return Body(self._bodies[slot].full, copies) if lora is None else Adapter(lora, copies)
+        return self._bodies[slot] if lora is None else Adapter(lora, self.parameters(slot))
+
+    def adapter(self, slot: int) -> Adapter | Body:
+        """A copy of what a slot holds, in fp32 on the CPU."""
+        held = self.held(slot)
+        copies = {name: t.detach().float().cpu().clone() for name, t in held.tensors.items()}
+        return replace(held, tensors=copies)
 
     def pass_of(self, slot: int) -> int:
         """Rows whose slots give the same number may share a pass above the trunk: -1, or a body's slot."""

@@ -120,3 +120,20 @@ def test_an_adapter_of_another_base_is_refused(model: Gemma) -> None:
     other = Adapter(LoraSpec(4, 8.0, (2, 9)), {})
     with pytest.raises(ArtifactError, match="another base"):
         bank.load(0, other)
+
+
+def test_a_slot_can_be_looked_at_without_a_copy_and_is_zero_once_it_is_empty(model: Gemma) -> None:
+    bank = AdapterBank(model.config, 2, 8, LAYERS, dtype=torch.float32)
+    first = random_adapter(model, LoraSpec(8, 8.0, LAYERS), 1)
+    bank.load(1, first)
+    held = bank.held(1)
+    assert all(torch.equal(held.tensors[name], t) for name, t in first.tensors.items())
+    assert all(t.data_ptr() == bank.parameters(1)[name].data_ptr() for name, t in held.tensors.items())
+    # One of lower rank finds nothing of its predecessor in the place that it does not fill.
+    bank.load(1, random_adapter(model, LoraSpec(2, 8.0, LAYERS), 2))
+    assert all(not stack[1, 2:].any() for stack in bank._a.values())
+    assert all(not stack[1, :, 2:].any() for stack in bank._b.values())
+    bank.clear(1)
+    assert not any(stack.any() for stack in (*bank._a.values(), *bank._b.values()))
+    with pytest.raises(ValueError, match="slot 1 is empty"):
+        bank.held(1)
