@@ -138,8 +138,10 @@ class Host:
     def add(self, checked: CheckedExpert) -> None:
         """Give a checked expert its place; whatever was said against this very artifact is forgotten."""
         self._faults.pop((checked.card.task, checked.digest), None)
-        self.experts.add(checked)
-        self._scheduler.rebank(self.experts.bank)
+        try:
+            self.experts.add(checked)
+        finally:
+            self._scheduler.rebank(self.experts.bank)
 
     def quarantine(self, info: VersionInfo, reason: str) -> None:
         """No job is given to this version any more; those that it is answering go on."""

@@ -1,8 +1,8 @@
 """Experts in memory: a slot in the bank for each, by digest. The bank belongs to one thread.
 
-An expert is put in its place before another one has to leave, and none leaves while a job needs it. Its slot
-is all that is kept of its matrices, as its files hold them: so many bytes are what it takes. Knows
-nothing of jobs, of routing, of checks, or of who became champion and why.
+An expert is put in its place before another one has to leave, and none leaves while a job needs it. Its
+slot is all that is kept of its matrices, in bf16 as in its files. Knows nothing of jobs, of routing, of
+checks, or of who became champion and why.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class LoadedExpert:
     card: ExpertCard
     size: int
     """Bytes of its tensors."""
+    full: bool
+    """Whether it is a full adapter."""
     slot: int
 
 
@@ -41,7 +43,7 @@ class LoadedExperts:
     def __init__(self, base: Base, *, depth: int, room: int = EXPERT_BYTES) -> None:
         """``depth`` is the number of trunk layers; ``room`` in bytes holds for experts that nobody needs."""
         self.bank: AdapterBank | None = None
-        """What the slots are about; another object after it had to grow, None before the first expert."""
+        """What the slots are about; another object after one it was too small for, None before the first."""
         self._base = base
         self._depth = depth
         self._room = room
@@ -78,7 +80,8 @@ class LoadedExperts:
             return found
         bank, slot = self._place(checked.adapter)
         bank.load(slot, checked.adapter)
-        expert = LoadedExpert(checked.digest, checked.spec, checked.card, checked.size, slot)
+        full = isinstance(checked.adapter, Body)
+        expert = LoadedExpert(checked.digest, checked.spec, checked.card, checked.size, full, slot)
         self._experts[checked.digest] = expert
         self._make_room(checked.digest)
         return expert
@@ -95,7 +98,12 @@ class LoadedExperts:
 
     def _sizes(self) -> list[int]:
         # Of a copy, which is made in one go: whoever follows champions looks while jobs move experts about.
-        return [expert.size for expert in list(self._experts.values())]
+        return [self._size(expert) for expert in list(self._experts.values())]
+
+    def _size(self, expert: LoadedExpert) -> int:
+        """Bytes that it takes at most: LoRA of any rank writes into every page of its slot's B."""
+        bank = self.bank
+        return expert.size if bank is None or expert.full else max(expert.size, bank.slot_bytes)
 
     def pin(self, digest: str) -> None:
         """A job needs this expert, whether it is here already or not."""
@@ -129,7 +137,7 @@ class LoadedExperts:
             if held <= self._room:
                 return
             if digest not in self._pins and digest != newest:
-                held -= self._experts[digest].size
+                held -= self._size(self._experts[digest])
                 self._free(digest)
 
     def _place(self, adapter: Adapter | Body) -> tuple[AdapterBank, int]:
@@ -140,9 +148,9 @@ class LoadedExperts:
         else:
             rank, first = adapter.lora.rank, adapter.lora.layers[0]
         if bank is not None and rank <= bank.rank and bank.layers[0] <= first:
-            free = [slot for slot in range(bank.slots) if not bank.holds(slot)]
-            if free:
-                return bank, free[0]
+            if all(bank.holds(slot) for slot in range(bank.slots)):
+                bank.grow(2 * bank.slots)
+            return bank, _free(bank)
         first = min([first, self._depth, *([] if bank is None else [bank.layers[0]])])
         rank = max([rank, *([] if bank is None else [bank.rank])])
         grown = AdapterBank(
@@ -158,4 +166,8 @@ class LoadedExperts:
             for expert in self._experts.values():
                 grown.load(expert.slot, bank.held(expert.slot))
         self.bank = grown
-        return grown, next(slot for slot in range(grown.slots) if not grown.holds(slot))
+        return grown, _free(grown)
+
+
+def _free(bank: AdapterBank) -> int:
+    return next(slot for slot in range(bank.slots) if not bank.holds(slot))

@@ -121,8 +121,8 @@ def load_adapter(folder: Path) -> Adapter:
 class AdapterBank:
     """``slots`` places for adapters: LoRA of rank up to ``rank`` on layers ``[first, last)``, or any body.
 
-    ``dtype`` is fp32 for training and the files' bf16 for serving; products are taken in the activations'
-    dtype. An empty slot adds nothing, and on a CPU takes no memory until it is first filled with LoRA.
+    ``dtype`` is fp32 for training, and the files' bf16 or the base's own for serving; products are taken in
+    the activations' dtype. An empty slot adds nothing, and on a CPU takes no memory before it is filled.
     """
 
     def __init__(
@@ -150,8 +150,6 @@ class AdapterBank:
                 self._a[layer, target] = zeros_on_demand((slots, rank, into), dtype=dtype, device=device)
                 self._b[layer, target] = zeros_on_demand((slots, out, rank), dtype=dtype, device=device)
         self._views: list[dict[tuple[int, str], tuple[Tensor, Tensor]]] = [{} for _ in range(slots)]
-        self._written: set[int] = set()
-        """Slots whose place in the stacks may not be zero."""
 
     @classmethod
     def alone(cls, model: Gemma, adapter: Adapter | Body) -> AdapterBank:
@@ -181,7 +179,6 @@ class AdapterBank:
             )
         self.clear(slot)
         self.loras[slot] = lora
-        self._written.add(slot)
         for layer in range(*lora.layers):
             for target in LORA_TARGETS:
                 a = self._a[layer, target][slot, : lora.rank]
@@ -192,16 +189,43 @@ class AdapterBank:
                 self._views[slot][layer, target] = (a, b)
 
     def clear(self, slot: int) -> None:
+        with torch.no_grad():
+            for pair in self._views[
+                slot
+            ].values():  # what lies around them is zero, and perhaps no memory yet
+                for matrix in pair:
+                    matrix.zero_()
         self.loras[slot] = None
         self._views[slot] = {}
         self._bodies.pop(slot, None)
         self._models.pop(slot, None)
-        if slot not in self._written:
-            return
-        self._written.remove(slot)
-        with torch.no_grad():
-            for stack in (*self._a.values(), *self._b.values()):
-                stack[slot].zero_()
+
+    def grow(self, slots: int) -> None:
+        """So many places from now on, in a bank that serves; one stack at a time is there twice."""
+        with torch.inference_mode(False), torch.no_grad():  # tensors like those that it was made with
+            for key in self._a:
+                self._grow_stacks(key, slots)
+        more = slots - len(self.loras)
+        self.loras.extend(None for _ in range(more))
+        self._views.extend({} for _ in range(more))
+
+    def _grow_stacks(self, key: tuple[int, str], slots: int) -> None:
+        a, b = (
+            zeros_on_demand((slots, *stack.shape[1:]), dtype=self._dtype, device=self._device)
+            for stack in (self._a[key], self._b[key])
+        )
+        for slot, lora in enumerate(self.loras):
+            if lora is not None and key in self._views[slot]:
+                here = a[slot, : lora.rank], b[slot, :, : lora.rank]
+                for matrix, before in zip(here, self._views[slot][key], strict=True):
+                    matrix.copy_(before)
+                self._views[slot][key] = here
+        self._a[key], self._b[key] = a, b
+
+    @property
+    def slot_bytes(self) -> int:
+        """What LoRA takes in a slot at most: of the bank's rank, on all of its layers."""
+        return sum(stack[0].nbytes for stack in (*self._a.values(), *self._b.values()))
 
     def load(self, slot: int, adapter: Adapter | Body) -> None:
         """Put a checked adapter into a slot. Raises ``ArtifactError`` and leaves the slot as it was.

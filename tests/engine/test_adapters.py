@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -137,3 +140,44 @@ def test_a_slot_can_be_looked_at_without_a_copy_and_is_zero_once_it_is_empty(mod
     assert not any(stack.any() for stack in (*bank._a.values(), *bank._b.values()))
     with pytest.raises(ValueError, match="slot 1 is empty"):
         bank.held(1)
+
+
+def test_a_bank_that_grows_goes_on_as_it_was(model: Gemma) -> None:
+    loras = [LoraSpec(2, 4.0, LAYERS), LoraSpec(5, 4.0, (3, 6)), LoraSpec(8, 16.0, LAYERS)]
+    bank = AdapterBank(model.config, 4, 8, LAYERS, dtype=torch.float32)
+    for slot, lora in enumerate(loras):
+        bank.load(slot, random_adapter(model, lora, slot))
+    ids = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
+    for slots in ([0, 1, 2], [2, 2, 2]):  # gathered, and one by one
+        batch = Batch.of([len(row) for row in ids])
+        with torch.inference_mode():
+            h = model.embed(torch.tensor([token for row in ids for token in row]))
+            before = bank.select(slots, batch, dtype=torch.float32)
+            wanted = model.run(h, batch, (0, 6), adapters=before)
+            bank.grow(2 * bank.slots)
+            # What was selected before the growth too.
+            assert torch.equal(model.run(h, batch, (0, 6), adapters=before), wanted)
+            after = bank.select(slots, batch, dtype=torch.float32)
+            assert torch.equal(model.run(h, batch, (0, 6), adapters=after), wanted)
+    assert bank.slots == 16
+    assert [slot for slot in range(16) if bank.holds(slot)] == [0, 1, 2]
+    last = random_adapter(model, loras[1], 7)
+    bank.load(15, last)
+    assert all(torch.equal(bank.held(15).tensors[name], t) for name, t in last.tensors.items())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no private maps there")
+def test_a_slot_that_is_emptied_takes_no_more_than_it_was_filled_with(model: Gemma) -> None:
+    config = replace(model.config, hidden=640, mlp=2048)
+    small = AdapterBank(config, 1, 2, (5, 6), dtype=torch.bfloat16)
+    small.initialise(0, LoraSpec(2, 2.0, (5, 6)), 0)
+    adapter = small.held(0)
+    bank = AdapterBank(config, 8, 64, (0, 6), dtype=torch.bfloat16)
+    before = psutil.Process().memory_full_info().uss
+    for slot in range(8):
+        bank.load(slot, adapter)
+        bank.clear(slot)
+        bank.load(slot, adapter)
+    taken = psutil.Process().memory_full_info().uss - before
+    # One of six layers, whose A is taken up to its rank and whose B is taken whole.
+    assert taken < 8 * bank.slot_bytes / 6

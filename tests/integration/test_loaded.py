@@ -11,6 +11,7 @@ import torch
 from hosting import new_host
 
 from fleet.engine.adapters import Adapter
+from fleet.engine.base import load_base
 from fleet.loaded import LoadedExperts
 from fleet.registry.version import VersionInfo
 from fleet.workshop import Workshop, open_shop
@@ -35,7 +36,9 @@ def test_a_bank_that_grows_holds_what_was_checked(shop: Workshop, versions: list
     for info in versions:
         experts.add(host.check(info))
         banks.add(id(experts.bank))
-    assert len(banks) > 2
+    assert experts.bank is not None
+    assert experts.bank.slots > 4
+    assert len(banks) == 2  # the last needed another one
     for info in versions:
         wanted = host.check(info)
         got = experts.checked(info.digest)
@@ -52,7 +55,8 @@ def test_matrices_are_in_memory_once_and_as_wide_as_in_their_file(
     shop: Workshop, versions: list[VersionInfo]
 ) -> None:
     host = new_host(shop)
-    experts = LoadedExperts(shop.base, depth=2)
+    wide = load_base(shop.place.parent / "base", dtype=torch.float32)
+    experts = LoadedExperts(wide, depth=2)
     checked = host.check(versions[0])
     tensors = [weakref.ref(tensor) for tensor in checked.adapter.tensors.values()]
     experts.add(checked)
@@ -71,3 +75,17 @@ def test_an_expert_that_has_left_is_not_given_on(shop: Workshop, versions: list[
     experts.add(host.check(versions[0]))
     experts.drop(versions[0].digest)
     assert experts.checked(versions[0].digest) is None
+
+
+def test_an_expert_counts_as_the_place_it_takes(shop: Workshop, versions: list[VersionInfo]) -> None:
+    host = new_host(shop)
+    small, deep = host.check(versions[0]), host.check(versions[-1])
+    assert small.size < deep.size
+    # A place in a bank for the deep one is as large as that one, whoever has it.
+    experts = LoadedExperts(shop.base, depth=2, room=2 * deep.size)
+    experts.add(deep)
+    experts.add(small)
+    assert experts.full
+    experts.add(host.check(versions[1]))
+    assert deep.digest not in experts
+    assert small.digest in experts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import sys
 
 import psutil
@@ -42,3 +43,12 @@ def test_they_are_zeros_to_write_into(shape: tuple[int, ...], dtype: torch.dtype
     assert torch.equal(zeros, torch.zeros(shape, dtype=dtype))
     zeros += 1
     assert torch.equal(zeros, torch.ones(shape, dtype=dtype))
+
+
+def test_a_kernel_without_huge_pages_gives_zeros_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(mmap.mmap):
+        def madvise(self, *arguments: int) -> None:
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(mmap, "mmap", Refusing)
+    assert torch.equal(zeros_on_demand((3, 4), dtype=torch.float32), torch.zeros(3, 4))
