@@ -138,10 +138,8 @@ class Host:
     def add(self, checked: CheckedExpert) -> None:
         """Give a checked expert its place; whatever was said against this very artifact is forgotten."""
         self._faults.pop((checked.card.task, checked.digest), None)
-        try:
-            self.experts.add(checked)
-        finally:
-            self._scheduler.rebank(self.experts.bank)
+        self.experts.add(checked)
+        self._scheduler.rebank(self.experts.bank)
 
     def quarantine(self, info: VersionInfo, reason: str) -> None:
         """No job is given to this version any more; those that it is answering go on."""
@@ -177,12 +175,7 @@ class Host:
             for ticket in batch:
                 ticket.lap("wait")
             self.take(batch)
-            # Before any of them starts: the bank may have to grow.
-            self._load([info for ticket in batch for info in ticket.versions.values()])
-            for ticket in batch:
-                ticket.lap("load")
-                for task in ticket.versions:
-                    self.start(ticket, task)
+            self._load_and_start(batch)
             while self.busy:
                 self.step()
         return [ticket.result() for ticket in tickets]
@@ -200,6 +193,20 @@ class Host:
         read = readings_of([ticket], router.taps)
         outline = explain(router, read, neighbours=neighbours, known=self.champions)
         return self._deciding.explain_compound(outline, ticket, router, self.champions)
+
+    def _load_and_start(self, batch: Sequence[Ticket]) -> None:
+        asked = [info for ticket in batch for info in ticket.versions.values()]
+        for info in asked:
+            self.experts.pin(info.digest)  # one that comes must not make another one leave that is asked too
+        try:
+            self._load(asked)
+            for ticket in batch:
+                ticket.lap("load")
+                for task in ticket.versions:
+                    self.start(ticket, task)
+        finally:
+            for info in asked:
+                self.experts.unpin(info.digest)
 
     def _load(self, infos: Sequence[VersionInfo]) -> None:
         for info in {info.key: info for info in infos}.values():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from fleet.checked import CheckedExpert
-from fleet.engine.adapters import Adapter, AdapterBank
+from fleet.engine.adapters import Adapter, AdapterBank, lora_bytes
 from fleet.engine.base import Base
 from fleet.engine.body import Body
 from fleet.engine.expert import ExpertCard
@@ -21,6 +21,8 @@ from fleet.engine.specs import TaskSpec
 
 EXPERT_BYTES = 4 * 2**30
 """Of experts that are kept in memory although no job needs them."""
+SLOTS = 4
+"""Of a bank at first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,9 @@ class LoadedExperts:
     def __init__(self, base: Base, *, depth: int, room: int = EXPERT_BYTES) -> None:
         """``depth`` is the number of trunk layers; ``room`` in bytes holds for experts that nobody needs."""
         self.bank: AdapterBank | None = None
-        """What the slots are about; another object after one it was too small for, None before the first."""
+        """What the slots are about; None before the first expert."""
+        self._width = 0
+        """Bytes of a LoRA slot in it."""
         self._base = base
         self._depth = depth
         self._room = room
@@ -88,7 +92,7 @@ class LoadedExperts:
 
     @property
     def full(self) -> bool:
-        """Whether one more would make another one leave."""
+        """Whether one more, as large as the largest here, would make another one leave."""
         sizes = self._sizes()
         return sum(sizes) + max(sizes, default=0) > self._room
 
@@ -102,8 +106,7 @@ class LoadedExperts:
 
     def _size(self, expert: LoadedExpert) -> int:
         """Bytes that it takes at most: LoRA of any rank writes into every page of its slot's B."""
-        bank = self.bank
-        return expert.size if bank is None or expert.full else max(expert.size, bank.slot_bytes)
+        return expert.size if expert.full else max(expert.size, self._width)
 
     def pin(self, digest: str) -> None:
         """A job needs this expert, whether it is here already or not."""
@@ -141,33 +144,28 @@ class LoadedExperts:
                 self._free(digest)
 
     def _place(self, adapter: Adapter | Body) -> tuple[AdapterBank, int]:
-        """A free slot in a bank that can hold this adapter; the bank is made anew when it cannot."""
+        """A free slot in the bank, which grows when it cannot hold this adapter."""
         bank, model = self.bank, self._base.model
         if isinstance(adapter, Body):  # any free slot will do
-            rank, first = 0, model.config.layers
+            rank, first = 0, self._depth
         else:
-            rank, first = adapter.lora.rank, adapter.lora.layers[0]
-        if bank is not None and rank <= bank.rank and bank.layers[0] <= first:
-            if all(bank.holds(slot) for slot in range(bank.slots)):
-                bank.grow(2 * bank.slots)
-            return bank, _free(bank)
-        first = min([first, self._depth, *([] if bank is None else [bank.layers[0]])])
-        rank = max([rank, *([] if bank is None else [bank.rank])])
-        grown = AdapterBank(
-            model.config,
-            # Room for more, and for the slots that are taken now, whichever they are.
-            max([4, 2 * len(self._experts), *(expert.slot + 2 for expert in self._experts.values())]),
-            rank,
-            (first, model.config.layers),
-            dtype=torch.bfloat16,  # as files hold them, also where products are taken in fp32
-            device=model.device,
-        )
-        if bank is not None:
-            for expert in self._experts.values():
-                grown.load(expert.slot, bank.held(expert.slot))
-        self.bank = grown
-        return grown, _free(grown)
-
-
-def _free(bank: AdapterBank) -> int:
-    return next(slot for slot in range(bank.slots) if not bank.holds(slot))
+            rank, first = adapter.lora.rank, min(self._depth, adapter.lora.layers[0])
+        layers = model.config.layers
+        if bank is None:
+            self._width = lora_bytes(model.config, rank, (first, layers))
+            # As files hold them, also where products are taken in fp32.
+            bank = self.bank = AdapterBank(
+                model.config, SLOTS, rank, (first, layers), dtype=torch.bfloat16, device=model.device
+            )
+            return bank, 0
+        rank, first = max(rank, bank.rank), min(first, bank.layers[0])
+        if (rank, first) != (bank.rank, bank.layers[0]):
+            # Everyone's place becomes larger, so some may have to leave first.
+            self._width = lora_bytes(model.config, rank, (first, layers))
+            self._make_room()
+            bank.grow(bank.slots, rank, first)
+        free = [slot for slot in range(bank.slots) if not bank.holds(slot)]
+        if not free:
+            free = [bank.slots]
+            bank.grow(2 * bank.slots, rank, first)
+        return bank, free[0]

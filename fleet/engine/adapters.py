@@ -49,6 +49,12 @@ def tensor_name(layer: int, target: str, matrix: str) -> str:
     return f"base_model.model.model.layers.{layer}.{target}.lora_{matrix}.weight"
 
 
+def lora_bytes(config: GemmaConfig, rank: int, layers: tuple[int, int]) -> int:
+    """What LoRA of this form weighs in bf16, and its place in a bank of this form takes."""
+    sides = sum(sum(target_shape(config, target)) for target in LORA_TARGETS)
+    return 2 * rank * sides * (layers[1] - layers[0])
+
+
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """One expert's LoRA matrices, by PEFT name: ``A [rank, in]``, ``B [out, rank]``."""
@@ -144,12 +150,8 @@ class AdapterBank:
         self._dtype, self._device = dtype, device
         self._a: dict[tuple[int, str], Tensor] = {}
         self._b: dict[tuple[int, str], Tensor] = {}
-        for layer in range(*layers):
-            for target in LORA_TARGETS:
-                out, into = target_shape(config, target)
-                self._a[layer, target] = zeros_on_demand((slots, rank, into), dtype=dtype, device=device)
-                self._b[layer, target] = zeros_on_demand((slots, out, rank), dtype=dtype, device=device)
         self._views: list[dict[tuple[int, str], tuple[Tensor, Tensor]]] = [{} for _ in range(slots)]
+        self._make_stacks(slots)
 
     @classmethod
     def alone(cls, model: Gemma, adapter: Adapter | Body) -> AdapterBank:
@@ -200,32 +202,36 @@ class AdapterBank:
         self._bodies.pop(slot, None)
         self._models.pop(slot, None)
 
-    def grow(self, slots: int) -> None:
-        """So many places from now on, in a bank that serves; one stack at a time is there twice."""
+    def grow(self, slots: int, rank: int, first: int) -> None:
+        """So many places from now on, of this rank, on layers from ``first``, in a bank that serves.
+
+        What it holds stays as it is, and one layer's projection at a time is there twice. Raises
+        ``ValueError`` for less than there is, and while a slot is trained.
+        """
+        if slots < self.slots or rank < self.rank or first > self.layers[0]:
+            raise ValueError("a bank does not shrink")
+        if any(a.requires_grad for views in self._views for a, _ in views.values()):
+            raise ValueError("what is trained is the bank's own storage, which stays where it is")
+        self.rank, self.layers = rank, (first, self.layers[1])
         with torch.inference_mode(False), torch.no_grad():  # tensors like those that it was made with
-            for key in self._a:
-                self._grow_stacks(key, slots)
+            self._make_stacks(slots)
         more = slots - len(self.loras)
         self.loras.extend(None for _ in range(more))
         self._views.extend({} for _ in range(more))
 
-    def _grow_stacks(self, key: tuple[int, str], slots: int) -> None:
-        a, b = (
-            zeros_on_demand((slots, *stack.shape[1:]), dtype=self._dtype, device=self._device)
-            for stack in (self._a[key], self._b[key])
-        )
-        for slot, lora in enumerate(self.loras):
-            if lora is not None and key in self._views[slot]:
-                here = a[slot, : lora.rank], b[slot, :, : lora.rank]
-                for matrix, before in zip(here, self._views[slot][key], strict=True):
-                    matrix.copy_(before)
-                self._views[slot][key] = here
-        self._a[key], self._b[key] = a, b
-
-    @property
-    def slot_bytes(self) -> int:
-        """What LoRA takes in a slot at most: of the bank's rank, on all of its layers."""
-        return sum(stack[0].nbytes for stack in (*self._a.values(), *self._b.values()))
+    def _make_stacks(self, slots: int) -> None:
+        """Stacks of the bank's rank with so many places, and in them what its slots hold."""
+        for key in ((layer, target) for layer in range(*self.layers) for target in LORA_TARGETS):
+            out, into = target_shape(self.config, key[1])
+            a = zeros_on_demand((slots, self.rank, into), dtype=self._dtype, device=self._device)
+            b = zeros_on_demand((slots, out, self.rank), dtype=self._dtype, device=self._device)
+            for slot, lora in enumerate(self.loras):
+                if lora is not None and key in self._views[slot]:
+                    here = a[slot, : lora.rank], b[slot, :, : lora.rank]
+                    for matrix, before in zip(here, self._views[slot][key], strict=True):
+                        matrix.copy_(before)
+                    self._views[slot][key] = here
+            self._a[key], self._b[key] = a, b
 
     def load(self, slot: int, adapter: Adapter | Body) -> None:
         """Put a checked adapter into a slot. Raises ``ArtifactError`` and leaves the slot as it was.

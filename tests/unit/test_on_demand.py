@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import sys
 
@@ -15,6 +16,7 @@ MIB = 2**20
 
 
 def private() -> int:
+    gc.collect()
     return int(psutil.Process().memory_full_info().uss)
 
 
@@ -24,11 +26,11 @@ def test_pages_come_when_they_are_written_and_go_with_the_tensor() -> None:
     zeros = zeros_on_demand((64, 2, MIB), dtype=torch.bfloat16)
     assert private() - before < 16 * MIB
     zeros[:16] = 1.0
-    assert 60 * MIB < private() - before < 80 * MIB
+    assert 48 * MIB < private() - before < 80 * MIB
     view = zeros[15]
     del zeros
     assert view.float().sum() == 2 * MIB  # a view keeps what it looks at
-    assert private() - before > 60 * MIB
+    assert private() - before > 48 * MIB
     del view
     assert private() - before < 16 * MIB
 
