@@ -192,9 +192,8 @@ class AdapterBank:
 
     def clear(self, slot: int) -> None:
         with torch.no_grad():
-            for pair in self._views[
-                slot
-            ].values():  # what lies around them is zero, and perhaps no memory yet
+            # Only what it was filled with: around it all is zero, and perhaps no memory yet.
+            for pair in self._views[slot].values():
                 for matrix in pair:
                     matrix.zero_()
         self.loras[slot] = None
